@@ -1,0 +1,30 @@
+// Which version of an op runs: a ladder of feature tests, each overriding the one before.
+#include "ops.h"
+
+void krn_ops_init(struct krn_ops *ret_ops, uint32_t features)
+{
+    struct krn_ops ops = {
+        .linear_version = "ref",
+        .attention_version = "ref",
+        .linear = krn_linear_ref,
+        .attention = krn_attention_ref,
+    };
+    (void)features;
+#ifdef KRN_HAVE_AVX2
+    if (features & KRN_CPU_AVX2) {
+        ops.linear_version = "avx2";
+        ops.attention_version = "avx2";
+        ops.linear = krn_linear_avx2;
+        ops.attention = krn_attention_avx2;
+    }
+#endif
+#ifdef KRN_HAVE_AVX512
+    if (features & KRN_CPU_AVX512) {
+        ops.linear_version = "avx512";
+        ops.attention_version = "avx512";
+        ops.linear = krn_linear_avx512;
+        ops.attention = krn_attention_avx512;
+    }
+#endif
+    *ret_ops = ops;
+}
