@@ -1,0 +1,66 @@
+// The engine's inside: what engine.c runs and open.c builds.
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "decode.h"
+#include "engine.h"
+#include "events.h"
+#include "forward.h"
+#include "queue.h"
+#include "request.h"
+#include "router.h"
+#include "sample.h"
+#include "scheduler.h"
+#include "stats.h"
+
+struct eng_chat;
+struct eng_tokenizer;
+
+// What an engine is made of besides its options. The pointers must outlive the engine, or be freed by `release`.
+struct eng_parts {
+    struct eng_model model;                // closed with the engine
+    const struct eng_tokenizer *tokenizer; // NULL: no text
+    const struct eng_chat *chat;           // NULL: no template
+    const int32_t *eos_ids;
+    int32_t n_eos;
+    struct eng_info info;         // modes is filled in by eng_open_model
+    void (*release)(void *owner); // after the model was closed; may be NULL
+    void *owner;
+};
+
+struct eng_engine {
+    // Constant while the engine lives; read by any thread.
+    struct eng_parts parts;
+    struct eng_request_limits limits;
+    struct eng_router router;
+    int32_t eos_ids[16];
+
+    // Hand-overs.
+    struct eng_queue queue;
+    struct eng_events events;
+    struct eng_counters counters;
+    atomic_bool closing; // written by eng_close, read by the engine thread
+
+    // Engine thread only.
+    struct eng_scheduler sched;
+    struct eng_decode_env env;
+    struct eng_sampler sampler;
+    struct eng_event_builder builder;
+    struct eng_event *outbox, **outbox_tail; // published at the end of the step
+    int32_t n_finished;                      // finish events in the outbox
+    int64_t next_deadline_ns;                // no live request times out before
+    bool swept;                              // someone woke us: look for cancelled requests
+    bool failed;                             // the backend is lost
+
+    pthread_t thread;
+};
+
+// Starts an engine over any model. options: the fields that concern loading are ignored; info gives n_vocab,
+// max_context, n_pages and page_size. Takes model and release over on success only.
+int eng_open_model(const struct eng_options *options, const struct eng_parts *parts, struct eng_engine **ret_engine,
+                   char *err, size_t err_size);
+
+// The engine thread.
+void *eng_engine_run(void *engine);

@@ -1,0 +1,309 @@
+// The loop: take, route, schedule, forward, commit, publish. One step is one forward pass over the rows of everyone.
+//
+// Everything mutable below belongs to the engine thread; the hand-overs are in queue.c, events.c and stats.c. Left out:
+// opening and the functions that callers' threads use (open.c).
+#include "core.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+
+// ---- ends -----------------------------------------------------------------------------------------------------------
+
+// Appends what the builder holds for r to the outbox; with a finish, r is not ours any more once that is published.
+static bool emit(struct eng_engine *e, struct eng_request *r)
+{
+    struct eng_event *ev = eng_event_build(&e->builder, r);
+    if (!ev)
+        return false;
+    *e->outbox_tail = ev;
+    e->outbox_tail = &ev->next;
+    return true;
+}
+
+static double ms_between(int64_t from, int64_t to)
+{
+    return to > from ? (double)(to - from) / 1e6 : 0;
+}
+
+// The request's sequence has a finish: takes it out of the schedule and sends its last event.
+static void finish(struct eng_engine *e, struct eng_request *r)
+{
+    struct eng_seq *q = &r->seq;
+    int64_t now = eng_now_ns();
+    q->stats.total_ms = ms_between(q->submit_ns, now);
+    q->stats.queue_ms = ms_between(q->submit_ns, q->admit_ns ? q->admit_ns : now);
+    q->stats.first_token_ms = q->first_token_ns ? ms_between(q->submit_ns, q->first_token_ns) : 0;
+    eng_scheduler_remove(&e->sched, r);
+    bool sent = emit(e, r);
+    assert(sent); // the event's memory was reserved with the request
+    (void)sent;
+    e->n_finished++;
+}
+
+// Ends a request from outside. The builder may hold a run of it that was not sent.
+static void end(struct eng_engine *e, struct eng_request *r, enum eng_finish how, const char *error)
+{
+    eng_seq_end(&r->seq, how, error, &e->builder);
+    finish(e, r);
+    eng_event_builder_reset(&e->builder);
+}
+
+// Everyone, running or waiting.
+static void end_all(struct eng_engine *e, enum eng_finish how, const char *error)
+{
+    while (e->sched.n_running)
+        end(e, e->sched.running[e->sched.n_running - 1], how, error);
+    while (e->sched.waiting)
+        end(e, e->sched.waiting, how, error);
+}
+
+// ---- take -----------------------------------------------------------------------------------------------------------
+
+static void note_deadline(struct eng_engine *e, const struct eng_request *r)
+{
+    if (r->deadline_ns && (!e->next_deadline_ns || r->deadline_ns < e->next_deadline_ns))
+        e->next_deadline_ns = r->deadline_ns;
+}
+
+static bool end_if_over(struct eng_engine *e, struct eng_request *r, int64_t now)
+{
+    if (atomic_load(&r->cancelled))
+        end(e, r, ENG_FINISH_CANCELLED, NULL);
+    else if (r->deadline_ns && now >= r->deadline_ns)
+        end(e, r, ENG_FINISH_TIMEOUT, NULL);
+    else
+        return false;
+    return true;
+}
+
+// Ends what was cancelled or has run out of time, wherever it is.
+static void sweep(struct eng_engine *e, int64_t now)
+{
+    e->next_deadline_ns = 0;
+    for (int32_t i = e->sched.n_running - 1; i >= 0; i--) {
+        struct eng_request *r = e->sched.running[i];
+        if (!end_if_over(e, r, now))
+            note_deadline(e, r);
+    }
+    for (struct eng_request *r = e->sched.waiting, *next; r; r = next) {
+        next = r->next;
+        if (!end_if_over(e, r, now))
+            note_deadline(e, r);
+    }
+}
+
+// New requests, cancels and deadlines. Sleeps while there is nothing to do. False when the engine closes.
+static bool take(struct eng_engine *e)
+{
+    bool idle = !e->sched.n_running && !e->sched.waiting;
+    bool woken;
+    struct eng_request *r = eng_queue_take(&e->queue, idle, &woken);
+    while (r) {
+        struct eng_request *next = r->next;
+        eng_scheduler_add(&e->sched, r);
+        note_deadline(e, r);
+        r = next;
+    }
+    if (atomic_load(&e->closing))
+        return false;
+    int64_t now = eng_now_ns();
+    if (woken || (e->next_deadline_ns && now >= e->next_deadline_ns))
+        sweep(e, now);
+    if (e->failed)
+        end_all(e, ENG_FINISH_ERROR, eng_strerror(ENG_EDEVICE));
+    return true;
+}
+
+// ---- route ----------------------------------------------------------------------------------------------------------
+
+// Decides for every running sequence that stands between two cycles.
+static void route(struct eng_engine *e)
+{
+    struct eng_load load = {.active = e->sched.n_running};
+    for (int32_t i = 0; i < e->sched.n_running; i++)
+        load.block_rows += e->sched.running[i]->params.block_length;
+    for (int32_t i = 0; i < e->sched.n_running; i++) {
+        struct eng_request *r = e->sched.running[i];
+        struct eng_seq *q = &r->seq;
+        if (!eng_seq_at_boundary(q))
+            continue;
+        struct eng_route to;
+        eng_router_decide(&e->router, r, &load, &to);
+        if (q->mode == ENG_MODE_AUTO)
+            e->counters.now.decisions[to.mode]++;
+        else if (q->mode != to.mode)
+            e->counters.now.switches[q->mode][to.mode]++;
+        eng_seq_set_mode(q, to.mode, to.block_length, to.reason);
+    }
+}
+
+// ---- schedule -------------------------------------------------------------------------------------------------------
+
+static void admit(struct eng_engine *e)
+{
+    struct eng_request *r;
+    while ((r = eng_scheduler_admit(&e->sched))) {
+        // It could not be started: no list holds it, so it goes back to one for `end` to take it from.
+        eng_scheduler_add(&e->sched, r);
+        end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
+    }
+    int64_t now = eng_now_ns();
+    for (int32_t i = 0; i < e->sched.n_running; i++)
+        if (!e->sched.running[i]->seq.admit_ns)
+            e->sched.running[i]->seq.admit_ns = now;
+}
+
+static void schedule(struct eng_engine *e)
+{
+    eng_sampler_reset(&e->sampler);
+    struct eng_request *r;
+    while ((r = eng_scheduler_fill(&e->sched, &e->env)))
+        end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
+}
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+
+// False when the backend is lost; everyone was told then.
+static bool forward(struct eng_engine *e)
+{
+    struct eng_batch *b = &e->sched.batch;
+    if (!b->n_segments)
+        return true;
+    int64_t start = eng_now_ns();
+    int rc = e->parts.model.forward(e->parts.model.ctx, b);
+    if (rc) {
+        e->failed = e->counters.now.failed = true;
+        eng_queue_refuse(&e->queue, ENG_EDEVICE);
+        end_all(e, ENG_FINISH_ERROR, eng_strerror(rc));
+        return false;
+    }
+    struct eng_stats *st = &e->counters.now;
+    st->steps++;
+    eng_hist_add(&st->rows, b->n_rows);
+    eng_hist_add(&st->seconds, (double)(eng_now_ns() - start) / 1e9);
+    return true;
+}
+
+// ---- commit ---------------------------------------------------------------------------------------------------------
+
+static void count_pass(struct eng_engine *e, struct eng_seq *q, const struct eng_segment *s)
+{
+    struct eng_stats *st = &e->counters.now;
+    st->passes[s->kind]++;
+    q->stats.forward_passes += s->kind != ENG_PASS_PREFILL;
+    q->stats.denoise_passes += s->kind == ENG_PASS_DENOISE;
+    if (s->kind == ENG_PASS_PREFILL && !eng_seq_in_prompt(q) && q->n_tokens == q->n_prompt)
+        st->prompt_tokens += (uint64_t)q->n_prompt;
+}
+
+// taken: tokens of the run that came before the end.
+static void count_run(struct eng_engine *e, struct eng_seq *q, const struct eng_segment *s, const struct eng_run *run,
+                      int32_t taken)
+{
+    struct eng_stats *st = &e->counters.now;
+    int32_t accepted = run->accepted < taken ? run->accepted : taken;
+    q->stats.blocks += run->blocks;
+    q->stats.drafted_tokens += run->drafted;
+    q->stats.accepted_tokens += accepted;
+    st->drafted_tokens += (uint64_t)run->drafted;
+    st->accepted_tokens += (uint64_t)accepted;
+    st->wasted_rejected += (uint64_t)run->rejected;
+    st->generated_tokens[q->mode] += (uint64_t)taken;
+    if (s->kind == ENG_PASS_VERIFY)
+        eng_hist_add(&st->accepted_length, taken);
+    if (run->denoise_passes)
+        eng_hist_add(&st->denoise_passes, run->denoise_passes);
+    if (q->finish == ENG_FINISH_NONE)
+        return;
+    int32_t cut = q->block.rows ? q->block.start + q->block.rows - q->n_tokens : run->n - taken;
+    st->wasted_cut += (uint64_t)cut;
+}
+
+// One segment's choices become tokens, text and an event.
+static void commit_segment(struct eng_engine *e, const struct eng_segment *s, struct eng_request *r)
+{
+    struct eng_seq *q = &r->seq;
+    const struct krn_choice *choices = e->sched.batch.choices + s->first_wanted;
+    struct eng_run run = {0};
+    if (s->kind == ENG_PASS_PREFILL)
+        eng_decode_prompt_commit(q, s, choices, &run);
+    else
+        eng_decode_of(q->mode)->commit(q, s, choices, &run);
+    count_pass(e, q, s);
+    if (run.failed) {
+        end(e, r, ENG_FINISH_ERROR,
+            "no token could be chosen: the logits were not finite, or every token was forbidden");
+        return;
+    }
+    int32_t taken = 0;
+    if (eng_seq_append(q, &run, &e->builder, &taken)) {
+        q->finish = ENG_FINISH_NONE; // it may have been set before memory ran out
+        end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
+        return;
+    }
+    if (taken && !q->first_token_ns)
+        q->first_token_ns = eng_now_ns();
+    // max_tokens 0 ends with the prompt.
+    if (q->finish == ENG_FINISH_NONE && !eng_seq_in_prompt(q) && !eng_seq_wanted(q))
+        eng_seq_end(q, ENG_FINISH_LENGTH, NULL, &e->builder);
+    count_run(e, q, s, &run, taken);
+    if (q->finish != ENG_FINISH_NONE) {
+        finish(e, r);
+    } else {
+        eng_scheduler_committed(&e->sched, r, s->kind == ENG_PASS_VERIFY);
+        if (run.n && !emit(e, r))
+            end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
+    }
+}
+
+static void commit(struct eng_engine *e)
+{
+    for (int32_t i = 0; i < e->sched.batch.n_segments; i++) {
+        eng_event_builder_reset(&e->builder);
+        commit_segment(e, &e->sched.batch.segments[i], e->sched.planned[i]);
+    }
+    eng_event_builder_reset(&e->builder);
+}
+
+// ---- publish --------------------------------------------------------------------------------------------------------
+
+static void publish(struct eng_engine *e)
+{
+    struct eng_stats *st = &e->counters.now;
+    st->waiting = e->sched.n_waiting;
+    memset(st->running, 0, sizeof st->running);
+    for (int32_t i = 0; i < e->sched.n_running; i++)
+        st->running[e->sched.running[i]->seq.mode]++;
+    st->pages_total = e->sched.kv.n_pages;
+    st->pages_used = eng_kv_used(&e->sched.kv);
+    eng_counters_publish(&e->counters);
+    if (!e->outbox)
+        return;
+    struct eng_event *first = e->outbox;
+    int32_t n = e->n_finished;
+    e->outbox = NULL;
+    e->outbox_tail = &e->outbox;
+    e->n_finished = 0;
+    // Whoever sees a finish may submit again at once, so the place is free before.
+    eng_queue_finished(&e->queue, n);
+    eng_events_publish(&e->events, first);
+}
+
+// ---- the loop -------------------------------------------------------------------------------------------------------
+
+void *eng_engine_run(void *engine)
+{
+    struct eng_engine *e = engine;
+    while (take(e)) {
+        admit(e);
+        route(e);
+        schedule(e);
+        if (forward(e))
+            commit(e);
+        publish(e);
+    }
+    return NULL;
+}

@@ -1,0 +1,276 @@
+// 4 SCHEDULE  Admission, the rows of a step, and preemption.
+//
+// A step's rows go to decoding sequences first, those that went without last time leading, then to pieces of prompts.
+// When prompts found fewer than an eighth of the rows, that eighth of the next step is theirs before anyone else's, so
+// that a full house of decoders cannot keep newcomers out. When pages run out, the youngest sequence gives all of its
+// own back and is computed again later; its tokens and its mode's state stay, so its text does not change.
+#include "scheduler.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+
+int eng_scheduler_init(struct eng_scheduler *s, const struct eng_scheduler_limits *limits)
+{
+    *s = (struct eng_scheduler){.limits = *limits};
+    s->waiting_tail = &s->waiting;
+    if (limits->max_step_rows < ENG_MAX_BLOCK || limits->piece_rows < 1 || limits->page_size < 1 ||
+        (int64_t)limits->max_context > (int64_t)limits->n_pages * limits->page_size)
+        return ENG_EINVAL;
+    int32_t n = limits->max_sequences;
+    int rc = eng_kv_init(&s->kv, limits->n_pages, limits->page_size, n, limits->max_context);
+    if (!rc)
+        rc = eng_batch_init(&s->batch, limits->max_step_rows, n);
+    if (rc) {
+        eng_scheduler_done(s);
+        return rc;
+    }
+    s->running = calloc((size_t)n, sizeof(struct eng_request *));
+    s->planned = calloc((size_t)n, sizeof(struct eng_request *));
+    s->free_slots = calloc((size_t)n, sizeof *s->free_slots);
+    s->parts = calloc((size_t)n, sizeof(struct eng_request *));
+    if (!s->running || !s->planned || !s->free_slots || !s->parts) {
+        eng_scheduler_done(s);
+        return ENG_ENOMEM;
+    }
+    for (int32_t i = 0; i < n; i++)
+        s->free_slots[s->n_free_slots++] = n - 1 - i;
+    return 0;
+}
+
+void eng_scheduler_done(struct eng_scheduler *s)
+{
+    eng_kv_done(&s->kv);
+    eng_batch_done(&s->batch);
+    free(s->running);
+    free(s->planned);
+    free(s->free_slots);
+    free(s->parts);
+    *s = (struct eng_scheduler){0};
+}
+
+// ---- lists ----------------------------------------------------------------------------------------------------------
+
+void eng_scheduler_add(struct eng_scheduler *s, struct eng_request *r)
+{
+    r->next = NULL;
+    *s->waiting_tail = r;
+    s->waiting_tail = &r->next;
+    s->n_waiting++;
+}
+
+static void add_in_front(struct eng_scheduler *s, struct eng_request *r)
+{
+    r->next = s->waiting;
+    s->waiting = r;
+    if (!r->next)
+        s->waiting_tail = &r->next;
+    s->n_waiting++;
+}
+
+static void unlink_waiting(struct eng_scheduler *s, struct eng_request *r)
+{
+    struct eng_request **at = &s->waiting;
+    while (*at != r)
+        at = &(*at)->next;
+    *at = r->next;
+    if (!*at)
+        s->waiting_tail = at;
+    r->next = NULL;
+    s->n_waiting--;
+}
+
+static void leave_running(struct eng_scheduler *s, struct eng_request *r)
+{
+    int32_t i = 0;
+    while (s->running[i] != r)
+        i++;
+    s->n_running--;
+    memmove(&s->running[i], &s->running[i + 1], (size_t)(s->n_running - i) * sizeof(struct eng_request *));
+    eng_kv_release(&s->kv, r->seq.slot);
+    s->free_slots[s->n_free_slots++] = r->seq.slot;
+}
+
+void eng_scheduler_remove(struct eng_scheduler *s, struct eng_request *r)
+{
+    if (r->seq.slot < 0) {
+        unlink_waiting(s, r);
+        return;
+    }
+    leave_running(s, r);
+    r->seq.slot = -1;
+}
+
+static void preempt(struct eng_scheduler *s, struct eng_request *r)
+{
+    leave_running(s, r);
+    eng_seq_preempt(&r->seq);
+    add_in_front(s, r);
+    s->n_preemptions++;
+}
+
+// ---- admission ------------------------------------------------------------------------------------------------------
+
+static bool has_pages_for(const struct eng_scheduler *s, const struct eng_request *r)
+{
+    const struct eng_seq *q = &r->seq;
+    int32_t block = q->block.rows > r->params.block_length ? q->block.rows : r->params.block_length;
+    int32_t end = q->prefill_end < s->limits.max_context - block ? q->prefill_end + block : s->limits.max_context;
+    int64_t need = eng_kv_pages_for(&s->kv, end);
+    // A preempted sequence comes back only when the others can go on for a block; otherwise it would be thrown out at
+    // once.
+    if (q->n_preempted)
+        need += (int64_t)s->n_running * (eng_kv_pages_for(&s->kv, ENG_MAX_BLOCK) + 1);
+    return need <= s->kv.n_free || s->n_running == 0;
+}
+
+struct eng_request *eng_scheduler_admit(struct eng_scheduler *s)
+{
+    while (s->waiting && s->n_free_slots && has_pages_for(s, s->waiting)) {
+        struct eng_request *r = s->waiting;
+        unlink_waiting(s, r);
+        if (eng_seq_start(&r->seq))
+            return r;
+        r->seq.slot = s->free_slots[--s->n_free_slots];
+        // The prompt's pages are taken at once, so that two prompts cannot both count on the same ones.
+        int rc = eng_kv_reserve(&s->kv, r->seq.slot, r->seq.prefill_end);
+        assert(!rc);
+        (void)rc;
+        r->seq.unserved = true;
+        s->running[s->n_running++] = r;
+    }
+    return NULL;
+}
+
+// ---- the rows of a step ---------------------------------------------------------------------------------------------
+
+// Who may take rows in one round of a step.
+enum round { STARVED_PROMPTS, WAITED_DECODERS, DECODERS, PROMPTS, N_ROUNDS };
+
+static bool in_round(const struct eng_scheduler *s, const struct eng_seq *q, enum round round)
+{
+    bool prompt = eng_seq_in_prompt(q);
+    switch (round) {
+    case STARVED_PROMPTS:
+        return prompt && s->prompts_waited;
+    case WAITED_DECODERS:
+        return !prompt && q->unserved;
+    case DECODERS:
+        return !prompt;
+    default:
+        return prompt;
+    }
+}
+
+// Chooses the step's participants (s->parts, in no particular order) and their rows (seq.step_rows).
+static int32_t choose(struct eng_scheduler *s)
+{
+    int32_t n = 0, left = s->batch.max_rows, n_prompts = 0, prompt_rows = 0;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        s->running[i]->seq.step_rows = 0;
+        n_prompts += eng_seq_in_prompt(&s->running[i]->seq);
+    }
+    int32_t piece = n_prompts < s->n_running ? s->limits.piece_rows : s->batch.max_rows;
+    for (enum round round = STARVED_PROMPTS; round < N_ROUNDS; round++) {
+        for (int32_t i = 0; i < s->n_running && left > 0; i++) {
+            struct eng_seq *q = &s->running[i]->seq;
+            if (q->step_rows || !in_round(s, q, round))
+                continue;
+            int32_t end, rows;
+            if (eng_seq_in_prompt(q)) {
+                int32_t most = round == STARVED_PROMPTS ? left - (s->batch.max_rows - s->batch.max_rows / 8) : left;
+                if (most <= 0)
+                    break;
+                rows = eng_decode_prompt_rows(q, most < piece ? most : piece);
+                prompt_rows += rows;
+            } else {
+                rows = eng_decode_of(q->mode)->rows(q, &end);
+                if (rows > left)
+                    continue;
+            }
+            q->step_rows = rows;
+            left -= rows;
+            s->parts[n++] = s->running[i];
+        }
+    }
+    s->prompts_waited = n_prompts && left == 0 && prompt_rows < s->batch.max_rows / 8;
+    return n;
+}
+
+static int by_age(const void *a, const void *b)
+{
+    const struct eng_request *x = *(struct eng_request *const *)a, *y = *(struct eng_request *const *)b;
+    return x->seq.age < y->seq.age ? -1 : x->seq.age > y->seq.age;
+}
+
+static struct eng_request *youngest(const struct eng_scheduler *s)
+{
+    struct eng_request *r = s->running[0];
+    for (int32_t i = 1; i < s->n_running; i++)
+        if (s->running[i]->seq.age > r->seq.age)
+            r = s->running[i];
+    return r;
+}
+
+// Pages for the participant's rows, at the cost of younger sequences if need be. False: it was itself the youngest and
+// was preempted.
+static bool make_room(struct eng_scheduler *s, struct eng_request *r)
+{
+    int32_t end = r->seq.n_kv + r->seq.step_rows;
+    if (!eng_seq_in_prompt(&r->seq))
+        eng_decode_of(r->seq.mode)->rows(&r->seq, &end);
+    while (eng_kv_reserve(&s->kv, r->seq.slot, end)) {
+        struct eng_request *victim = youngest(s);
+        assert(s->n_running > 1); // one sequence alone always fits
+        preempt(s, victim);
+        if (victim == r)
+            return false;
+    }
+    return true;
+}
+
+// Those without rows move to the front, so that they lead the next step.
+static void rotate(struct eng_scheduler *s)
+{
+    int32_t n = 0, n_served = 0;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        struct eng_request *r = s->running[i];
+        r->seq.unserved = r->seq.step_rows == 0;
+        if (r->seq.unserved)
+            s->running[n++] = r;
+        else
+            s->parts[n_served++] = r;
+    }
+    memcpy(&s->running[n], s->parts, (size_t)n_served * sizeof(struct eng_request *));
+}
+
+struct eng_request *eng_scheduler_fill(struct eng_scheduler *s, const struct eng_decode_env *env)
+{
+    eng_batch_reset(&s->batch);
+    int32_t n = choose(s);
+    // Oldest first: whoever is preempted is younger than all that are planned already.
+    qsort(s->parts, (size_t)n, sizeof(struct eng_request *), by_age);
+    for (int32_t i = 0; i < n; i++) {
+        struct eng_request *r = s->parts[i];
+        if (r->seq.slot < 0 || !make_room(s, r))
+            continue;
+        int rc = eng_seq_in_prompt(&r->seq) ? eng_decode_prompt_plan(&r->seq, env, &s->batch, r->seq.step_rows)
+                                            : eng_decode_of(r->seq.mode)->plan(&r->seq, env, &s->batch);
+        assert(rc != ENG_ELIMIT);
+        if (rc)
+            return r;
+        s->batch.segments[s->batch.n_segments - 1].pages = eng_kv_table(&s->kv, r->seq.slot);
+        s->planned[s->batch.n_segments - 1] = r;
+    }
+    rotate(s);
+    return NULL;
+}
+
+void eng_scheduler_committed(struct eng_scheduler *s, struct eng_request *r, bool cut)
+{
+    eng_kv_commit(&s->kv, r->seq.slot, r->seq.n_kv);
+    if (cut)
+        eng_kv_rollback(&s->kv, r->seq.slot);
+}

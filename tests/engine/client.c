@@ -1,0 +1,197 @@
+// The tests' caller of the engine.
+#include "client.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+uint32_t test_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 33);
+}
+
+static void notify(void *user)
+{
+    struct client *c = user;
+    pthread_mutex_lock(&c->mutex);
+    c->notified = true;
+    pthread_cond_signal(&c->ready);
+    pthread_mutex_unlock(&c->mutex);
+}
+
+struct eng_options client_options(void)
+{
+    struct eng_options o = eng_options_default();
+    o.max_sequences = 8;
+    o.max_step_rows = 64;
+    o.max_queue = 100000;
+    return o;
+}
+
+static void init(struct client *c, struct eng_options *o)
+{
+    *c = (struct client){0};
+    pthread_mutex_init(&c->mutex, NULL);
+    pthread_cond_init(&c->ready, NULL);
+    o->notify = notify;
+    o->user = c;
+}
+
+void client_open(struct client *c, struct fake_model *f, struct eng_options options, int32_t max_context,
+                 const struct eng_tokenizer *tokenizer)
+{
+    char err[200] = "";
+    init(c, &options);
+    c->fake = f;
+    int32_t most = f->n_pages * f->page_size;
+    struct eng_parts parts = {
+        .model = fake_model_open(f),
+        .tokenizer = tokenizer,
+        .eos_ids = &f->end_id,
+        .n_eos = f->end_id >= 0,
+        .info = {.n_pages = f->n_pages,
+                 .page_size = f->page_size,
+                 .max_context = max_context  ? max_context
+                                : most < 200 ? most
+                                             : 200},
+    };
+    int rc = eng_open_model(&options, &parts, &c->engine, err, sizeof err);
+    if (rc)
+        fail_msg("eng_open_model: %s", err);
+}
+
+int client_open_dir(struct client *c, struct eng_options options, char *err, size_t err_size)
+{
+    init(c, &options);
+    return eng_open(&options, &c->engine, err, err_size);
+}
+
+void client_close(struct client *c)
+{
+    client_wait(c);
+    bool pages = eng_kv_check(&c->engine->sched.kv);
+    struct eng_stats st;
+    // The last step's numbers are published before its events, so they are there.
+    eng_stats(c->engine, &st);
+    eng_close(c->engine);
+    pthread_mutex_destroy(&c->mutex);
+    pthread_cond_destroy(&c->ready);
+    assert_string_equal(c->fault, "");
+    if (c->fake)
+        assert_string_equal(c->fake->fault, "");
+    assert_true(pages);
+    assert_int_equal(st.pages_used, 0);
+    assert_int_equal(st.waiting, 0);
+}
+
+void client_submit(struct client *c, struct answer *a, const struct eng_params *params, const int32_t *prompt,
+                   size_t n_prompt)
+{
+    char err[200] = "";
+    *a = (struct answer){0};
+    struct eng_params p = *params;
+    p.user = a;
+    if (eng_request_new(c->engine, &p, prompt, n_prompt, &a->request, NULL, err, sizeof err))
+        fail_msg("eng_request_new: %s", err);
+    int rc = eng_submit(c->engine, a->request);
+    if (rc)
+        fail_msg("eng_submit: %s", eng_strerror(rc));
+    c->n_open++;
+}
+
+static void handle(struct client *c, const struct eng_event *ev)
+{
+    struct answer *a = ev->user;
+    if (a->n_finishes)
+        snprintf(c->fault, sizeof c->fault, "an event after the finish");
+    if (ev->request != a->request)
+        snprintf(c->fault, sizeof c->fault, "an event of another request");
+    a->n_events++;
+    if (a->n_tokens + ev->n_tokens > a->cap) {
+        a->cap = 2 * (a->n_tokens + ev->n_tokens);
+        a->tokens = realloc(a->tokens, (size_t)a->cap * sizeof *a->tokens);
+        a->logprobs = realloc(a->logprobs, (size_t)a->cap * sizeof *a->logprobs);
+    }
+    size_t end = 0;
+    for (int32_t i = 0; i < ev->n_tokens; i++) {
+        if (ev->tokens[i].text_end < end || ev->tokens[i].text_end > ev->text_len)
+            snprintf(c->fault, sizeof c->fault, "text_end out of order");
+        end = ev->tokens[i].text_end;
+        a->tokens[a->n_tokens] = ev->tokens[i].id;
+        a->logprobs[a->n_tokens++] = ev->tokens[i].logprob;
+    }
+    a->text = realloc(a->text, a->text_len + ev->text_len + 1);
+    if (ev->text_len)
+        memcpy(a->text + a->text_len, ev->text, ev->text_len);
+    a->text_len += ev->text_len;
+    a->text[a->text_len] = '\0';
+    if (ev->finish == ENG_FINISH_NONE)
+        return;
+    a->n_finishes++;
+    a->finish = ev->finish;
+    a->stop_id = ev->stop_id;
+    snprintf(a->stop, sizeof a->stop, "%s", ev->stop ? ev->stop : "");
+    snprintf(a->error, sizeof a->error, "%s", ev->error ? ev->error : "");
+    a->stats = *ev->stats;
+    c->n_open--;
+    eng_request_free(a->request);
+    a->request = NULL;
+}
+
+bool client_poll(struct client *c, int timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += timeout_ms % 1000 * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    struct eng_event *ev;
+    int rc = 0;
+    // A notification may be older than the last taking, so the list itself decides.
+    while (!(ev = eng_take_events(c->engine)) && !rc) {
+        pthread_mutex_lock(&c->mutex);
+        while (!c->notified && !rc)
+            rc = pthread_cond_timedwait(&c->ready, &c->mutex, &until);
+        c->notified = false;
+        pthread_mutex_unlock(&c->mutex);
+    }
+    bool some = ev;
+    for (struct eng_event *next; ev; ev = next) {
+        next = ev->next;
+        handle(c, ev);
+        eng_event_free(ev);
+    }
+    return some;
+}
+
+void client_wait(struct client *c)
+{
+    while (c->n_open)
+        if (!client_poll(c, 60000) && c->n_open)
+            fail_msg("%d requests did not finish within a minute", c->n_open);
+}
+
+void answer_free(struct answer *a)
+{
+    free(a->tokens);
+    free(a->logprobs);
+    free(a->text);
+    *a = (struct answer){0};
+}
+
+bool answer_equal(const struct answer *a, const struct answer *b)
+{
+    return a->n_tokens == b->n_tokens && a->finish == b->finish && a->stop_id == b->stop_id &&
+           !strcmp(a->stop, b->stop) && a->text_len == b->text_len &&
+           (!a->n_tokens || !memcmp(a->tokens, b->tokens, (size_t)a->n_tokens * sizeof *a->tokens)) &&
+           (!a->text_len || !memcmp(a->text, b->text, a->text_len));
+}

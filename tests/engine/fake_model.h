@@ -1,0 +1,47 @@
+// A model whose choices are a known function of the tokens that a row sees, for tests of the engine without weights.
+//
+// It keeps what was written to every KV slot and checks, as the real model could not, that each prefix a segment reads
+// was written by causal rows that were meant to stay, by the same sequence, token by token; that masks, adapter and
+// wanted rows are as MODEL.md says; and that no row of another segment overwrote them. The first fault is kept as a
+// sentence.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "forward.h"
+
+struct fake_entry { // one KV slot
+    int32_t token, position, owner;
+    bool final;
+    uint64_t chain; // hash of all tokens up to this one
+};
+
+struct fake_model {
+    // To be set before fake_model_open.
+    int32_t n_vocab, mask_id, n_pages, page_size;
+    int32_t first_id; // no token below is chosen, but for end_id
+    double agree;     // how often a draft is what AR will choose; halved without the adapter
+    bool has_adapter, block_adapter;
+    int32_t end_id; // chosen more often than others; -1: none
+    double end_rate;
+    int32_t fail_at_step; // the backend is lost at this step; 0: never
+    int32_t poison;       // sequences whose prompt begins with this token get no finite logits; -1: none
+    int32_t step_us;      // pretended time of a pass
+
+    // Filled while running; read after the engine was closed.
+    char fault[256];
+    uint64_t steps, rows[ENG_N_PASS_KINDS], passes[ENG_N_PASS_KINDS], max_segments;
+    struct fake_entry *kv; // [n_pages * page_size]
+};
+
+// Fills the defaults: vocabulary 97, mask id 5, all drafts good in 3 of 4 cases, no end token.
+struct fake_model fake_model_default(void);
+// The model's face. close frees the KV record.
+struct eng_model fake_model_open(struct fake_model *f);
+
+// The hash of a token sequence, and one more token.
+uint64_t fake_chain(const int32_t *tokens, int32_t n);
+uint64_t fake_chain_next(uint64_t chain, int32_t token);
+// What a causal row chooses that sees exactly the tokens of `chain`.
+void fake_choose(const struct fake_model *f, uint64_t chain, const struct krn_select_row *row, struct krn_choice *ret);

@@ -1,0 +1,578 @@
+// engine/engine.c, open.c: the whole engine with its thread, on the fake model.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "client.h"
+
+enum { N_REQUESTS = 60 };
+
+// One request of a generated load.
+struct job {
+    int32_t prompt[120], n_prompt;
+    struct eng_params params;
+    int32_t stop_ids[2];
+};
+
+static void make_job(struct job *j, uint64_t *random, enum eng_mode mode)
+{
+    static const int32_t lengths[] = {4, 8, 16, 32, 64};
+    static const float temperatures[] = {0, 0.7f, 1.3f};
+    *j = (struct job){.params = eng_params_default()};
+    struct eng_params *p = &j->params;
+    j->n_prompt = 1 + (int32_t)(test_random(random) % (test_random(random) % 4 ? 20 : 120));
+    for (int32_t i = 0; i < j->n_prompt; i++)
+        j->prompt[i] = (int32_t)(test_random(random) % 97); // the mask id among them
+    p->max_tokens = (int32_t)(test_random(random) % 70);
+    p->mode = mode;
+    p->block_length = lengths[test_random(random) % 5];
+    p->temperature = temperatures[test_random(random) % 3];
+    p->seed = test_random(random);
+    if (test_random(random) % 3 == 0) {
+        p->repetition_penalty = 1.2f;
+        p->presence_penalty = 0.5f;
+    }
+    if (test_random(random) % 3 == 0)
+        p->min_tokens = (int32_t)(test_random(random) % (uint32_t)(p->max_tokens + 1));
+    p->ignore_eos = test_random(random) % 5 == 0;
+    if (test_random(random) % 3 == 0) {
+        j->stop_ids[0] = (int32_t)(test_random(random) % 97);
+        p->n_stop_ids = 1;
+    }
+    p->n_top = (int32_t)(test_random(random) % 4) - 1;
+    if (mode == ENG_MODE_DIFFUSION && test_random(random) % 2)
+        p->steps = 1 + (int32_t)(test_random(random) % 8);
+    else if (mode == ENG_MODE_DIFFUSION)
+        p->commit_policy = test_random(random) % 2 ? ENG_COMMIT_LEFTMOST : ENG_COMMIT_CONFIDENCE;
+}
+
+static void submit_job(struct client *c, struct answer *a, struct job *j)
+{
+    j->params.stop_ids = j->stop_ids;
+    client_submit(c, a, &j->params, j->prompt, (size_t)j->n_prompt);
+}
+
+static struct fake_model ending_model(void)
+{
+    struct fake_model f = fake_model_default();
+    f.end_id = 11;
+    f.end_rate = 0.02;
+    return f;
+}
+
+// Runs all jobs at once and returns their answers.
+static struct answer *run_jobs(struct fake_model f, struct eng_options o, struct job *jobs, int n)
+{
+    struct client c;
+    struct answer *answers = calloc((size_t)n, sizeof *answers);
+    client_open(&c, &f, o, 200, NULL);
+    for (int i = 0; i < n; i++)
+        submit_job(&c, &answers[i], &jobs[i]);
+    client_wait(&c);
+    client_close(&c);
+    return answers;
+}
+
+static void assert_same(const struct answer *a, const struct answer *b, int i)
+{
+    if (!answer_equal(a, b))
+        fail_msg("request %d: %d tokens, finish %d against %d tokens, finish %d", i, a->n_tokens, (int)a->finish,
+                 b->n_tokens, (int)b->finish);
+}
+
+static void free_answers(struct answer *a, int n)
+{
+    for (int i = 0; i < n; i++)
+        answer_free(&a[i]);
+    free(a);
+}
+
+static void test_ar_is_one_choice_after_another(void **state)
+{
+    (void)state;
+    struct fake_model f = ending_model();
+    uint64_t random = 1;
+    struct job jobs[N_REQUESTS];
+    for (int i = 0; i < N_REQUESTS; i++) {
+        make_job(&jobs[i], &random, ENG_MODE_AR);
+        jobs[i].params.repetition_penalty = 1;
+        jobs[i].params.presence_penalty = 0;
+        jobs[i].params.min_tokens = 0;
+        jobs[i].params.ignore_eos = false;
+    }
+    struct answer *got = run_jobs(f, client_options(), jobs, N_REQUESTS);
+    for (int i = 0; i < N_REQUESTS; i++) {
+        const struct job *j = &jobs[i];
+        uint64_t chain = fake_chain(j->prompt, j->n_prompt);
+        enum eng_finish finish = ENG_FINISH_LENGTH;
+        int32_t n = 0;
+        while (n < j->params.max_tokens) {
+            struct krn_select_row row = {.temperature = j->params.temperature,
+                                         .top_p = 1,
+                                         .repetition_penalty = 1,
+                                         .seed = j->params.seed,
+                                         .position = j->n_prompt + n};
+            struct krn_choice choice;
+            fake_choose(&f, chain, &row, &choice);
+            if (choice.token == 11 || (j->params.n_stop_ids && choice.token == j->stop_ids[0])) {
+                finish = ENG_FINISH_STOP;
+                assert_int_equal(got[i].stop_id, choice.token);
+                assert_int_equal(got[i].stats.completion_tokens, n + 1);
+                break;
+            }
+            assert_true(n < got[i].n_tokens);
+            assert_int_equal(got[i].tokens[n], choice.token);
+            assert_true(got[i].logprobs[n] == choice.logprob);
+            chain = fake_chain_next(chain, choice.token);
+            n++;
+        }
+        assert_int_equal(got[i].n_tokens, n);
+        assert_int_equal(got[i].finish, finish);
+        assert_int_equal(got[i].n_finishes, 1);
+        if (finish == ENG_FINISH_LENGTH) {
+            assert_int_equal(got[i].stats.completion_tokens, n);
+            assert_int_equal(got[i].stats.forward_passes, n ? n - 1 : 0);
+        }
+    }
+    free_answers(got, N_REQUESTS);
+}
+
+static void test_self_speculation_gives_the_text_of_ar(void **state)
+{
+    (void)state;
+    uint64_t random = 2;
+    for (int round = 0; round < 8; round++) {
+        struct job jobs[N_REQUESTS];
+        for (int i = 0; i < N_REQUESTS; i++)
+            make_job(&jobs[i], &random, ENG_MODE_AR);
+        struct fake_model f = ending_model();
+        f.has_adapter = round % 2;
+        f.agree = round == 7 ? 1.0 : round == 6 ? 0.0 : 0.8;
+        struct answer *ar = run_jobs(f, client_options(), jobs, N_REQUESTS);
+        for (int i = 0; i < N_REQUESTS; i++)
+            jobs[i].params.mode = ENG_MODE_SELF_SPECULATION;
+        struct answer *ss = run_jobs(f, client_options(), jobs, N_REQUESTS);
+        // auto moves between the two as the load changes.
+        for (int i = 0; i < N_REQUESTS; i++)
+            jobs[i].params.mode = ENG_MODE_AUTO;
+        struct eng_options o = client_options();
+        o.auto_rows = 100;
+        struct answer *mixed = run_jobs(f, o, jobs, N_REQUESTS);
+        for (int i = 0; i < N_REQUESTS; i++) {
+            assert_same(&ss[i], &ar[i], i);
+            assert_same(&mixed[i], &ar[i], i);
+            assert_int_equal(ss[i].stats.completion_tokens, ar[i].stats.completion_tokens);
+            if (ar[i].n_tokens)
+                assert_memory_equal(ss[i].logprobs, ar[i].logprobs, (size_t)ar[i].n_tokens * sizeof(float));
+        }
+        free_answers(ar, N_REQUESTS);
+        free_answers(ss, N_REQUESTS);
+        free_answers(mixed, N_REQUESTS);
+    }
+}
+
+// The same requests alone, and together under every kind of shortage.
+static void test_nothing_depends_on_neighbours_pieces_pages_or_preemption(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t max_sequences, max_step_rows, page_size, n_pages;
+    } settings[] = {
+        {8, 64, 1, 1600},  {8, 64, 64, 40}, {3, 65, 3, 200},   {8, 512, 7, 300}, {30, 64, 16, 200},
+        {60, 100, 4, 500}, {8, 64, 4, 50},  {20, 200, 1, 200}, {20, 64, 16, 13}, {60, 70, 2, 101},
+    };
+    uint64_t random = 3;
+    struct job jobs[N_REQUESTS];
+    for (int i = 0; i < N_REQUESTS; i++)
+        make_job(&jobs[i], &random, (enum eng_mode)(1 + i % 3));
+    struct eng_options o = client_options();
+    o.max_sequences = 1;
+    struct answer *alone = run_jobs(ending_model(), o, jobs, N_REQUESTS);
+    uint64_t preempted = 0;
+    for (size_t k = 0; k < sizeof settings / sizeof settings[0]; k++) {
+        struct fake_model f = ending_model();
+        f.page_size = settings[k].page_size;
+        f.n_pages = settings[k].n_pages;
+        o.max_sequences = settings[k].max_sequences;
+        o.max_step_rows = settings[k].max_step_rows;
+        struct client c;
+        struct answer *got = calloc(N_REQUESTS, sizeof *got);
+        client_open(&c, &f, o, 200, NULL);
+        for (int i = 0; i < N_REQUESTS; i++)
+            submit_job(&c, &got[i], &jobs[i]);
+        client_wait(&c);
+        preempted += c.engine->sched.n_preemptions;
+        client_close(&c);
+        for (int i = 0; i < N_REQUESTS; i++) {
+            assert_same(&got[i], &alone[i], i);
+            assert_int_equal(got[i].stats.forward_passes, alone[i].stats.forward_passes);
+        }
+        free_answers(got, N_REQUESTS);
+    }
+    assert_true(preempted > 20);
+    free_answers(alone, N_REQUESTS);
+}
+
+static void test_max_tokens_is_exact_around_the_block(void **state)
+{
+    (void)state;
+    for (enum eng_mode mode = ENG_MODE_AR; mode < ENG_N_MODES; mode++)
+        for (int32_t block = 4; block <= 64; block *= 2)
+            for (int32_t k = 0; k < 8; k++) {
+                int32_t wanted[] = {0, 1, 2, block - 1, block, block + 1, 2 * block, 2 * block + 1};
+                struct fake_model f = fake_model_default();
+                struct client c;
+                struct answer a;
+                int32_t prompt[] = {7, 8, 9};
+                client_open(&c, &f, client_options(), 0, NULL);
+                struct eng_params p = eng_params_default();
+                p.max_tokens = wanted[k];
+                p.mode = mode;
+                p.block_length = block;
+                client_submit(&c, &a, &p, prompt, 3);
+                client_close(&c);
+                assert_int_equal(a.n_tokens, wanted[k]);
+                assert_int_equal(a.stats.completion_tokens, wanted[k]);
+                assert_int_equal(a.finish, ENG_FINISH_LENGTH);
+                assert_int_equal(a.stats.mode, mode);
+                answer_free(&a);
+            }
+}
+
+static void test_the_context_ends_a_generation(void **state)
+{
+    (void)state;
+    for (enum eng_mode mode = ENG_MODE_AR; mode < ENG_N_MODES; mode++)
+        for (int32_t n_prompt = 1; n_prompt < 40; n_prompt += 3) {
+            struct fake_model f = fake_model_default();
+            f.page_size = 5;
+            f.n_pages = 8;
+            struct client c;
+            struct answer a;
+            int32_t prompt[40] = {1};
+            client_open(&c, &f, client_options(), 40, NULL);
+            struct eng_params p = eng_params_default();
+            p.max_tokens = 1000;
+            p.mode = mode;
+            p.block_length = 16;
+            client_submit(&c, &a, &p, prompt, (size_t)n_prompt);
+            client_close(&c);
+            assert_int_equal(a.n_tokens, 40 - n_prompt);
+            assert_int_equal(a.finish, ENG_FINISH_LENGTH);
+            answer_free(&a);
+        }
+}
+
+static void test_cancels_at_any_time_lose_nothing(void **state)
+{
+    (void)state;
+    uint64_t random = 5;
+    for (int round = 0; round < 6; round++) {
+        enum { N = 200 };
+        struct fake_model f = ending_model();
+        f.page_size = 2;
+        f.n_pages = 150;
+        f.step_us = 50;
+        struct client c;
+        static struct job jobs[N];
+        struct answer *answers = calloc(N, sizeof *answers);
+        client_open(&c, &f, client_options(), 200, NULL);
+        for (int i = 0; i < N; i++) {
+            make_job(&jobs[i], &random, (enum eng_mode)(i % 4));
+            submit_job(&c, &answers[i], &jobs[i]);
+            if (test_random(&random) % 4 == 0)
+                eng_cancel(answers[i].request);
+            if (test_random(&random) % 3 == 0)
+                client_poll(&c, 1);
+            struct answer *other = &answers[test_random(&random) % (uint32_t)(i + 1)];
+            if (test_random(&random) % 2 && other->request)
+                eng_cancel(other->request);
+        }
+        client_wait(&c);
+        client_close(&c);
+        int cancelled = 0;
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(answers[i].n_finishes, 1);
+            cancelled += answers[i].finish == ENG_FINISH_CANCELLED;
+        }
+        assert_true(cancelled > 0);
+        free_answers(answers, N);
+    }
+}
+
+static void test_ten_thousand_wait_in_line(void **state)
+{
+    (void)state;
+    enum { N = 10000 };
+    struct fake_model f = fake_model_default();
+    struct eng_options o = client_options();
+    struct client c;
+    struct answer *answers = calloc(N, sizeof *answers);
+    int32_t prompt[] = {1, 2};
+    o.max_sequences = 64;
+    client_open(&c, &f, o, 0, NULL);
+    struct eng_params p = eng_params_default();
+    p.max_tokens = 3;
+    for (int i = 0; i < N; i++)
+        client_submit(&c, &answers[i], &p, prompt, 2);
+    client_wait(&c);
+    client_close(&c);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(answers[i].n_tokens, 3);
+        assert_int_equal(answers[i].n_finishes, 1);
+    }
+    free_answers(answers, N);
+}
+
+static void test_a_full_queue_answers_at_once(void **state)
+{
+    (void)state;
+    struct fake_model f = fake_model_default();
+    f.step_us = 2000;
+    struct eng_options o = client_options();
+    o.max_sequences = 2;
+    o.max_queue = 3;
+    struct client c;
+    struct answer answers[5];
+    int32_t prompt[] = {1, 2};
+    client_open(&c, &f, o, 0, NULL);
+    struct eng_params p = eng_params_default();
+    p.max_tokens = 50;
+    p.mode = ENG_MODE_AR;
+    for (int i = 0; i < 5; i++)
+        client_submit(&c, &answers[i], &p, prompt, 2);
+    struct eng_request *r;
+    assert_int_equal(eng_request_new(c.engine, &p, prompt, 2, &r, NULL, NULL, 0), 0);
+    assert_int_equal(eng_submit(c.engine, r), ENG_EBUSY);
+    eng_drain(c.engine);
+    assert_int_equal(eng_submit(c.engine, r), ENG_ECLOSED);
+    eng_request_free(r);
+    client_close(&c);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(answers[i].n_tokens, 50);
+        answer_free(&answers[i]);
+    }
+}
+
+static void test_a_lost_backend_ends_everyone(void **state)
+{
+    (void)state;
+    struct fake_model f = fake_model_default();
+    f.fail_at_step = 6;
+    struct eng_options o = client_options();
+    o.max_sequences = 2;
+    struct client c;
+    struct answer answers[5];
+    int32_t prompt[] = {1, 2};
+    client_open(&c, &f, o, 0, NULL);
+    struct eng_params p = eng_params_default();
+    p.max_tokens = 100;
+    p.mode = ENG_MODE_AR;
+    int n = 0;
+    for (; n < 5; n++) {
+        struct eng_params q = p;
+        answers[n] = (struct answer){0};
+        q.user = &answers[n];
+        assert_int_equal(eng_request_new(c.engine, &q, prompt, 2, &answers[n].request, NULL, NULL, 0), 0);
+        if (eng_submit(c.engine, answers[n].request))
+            break; // it failed meanwhile
+        c.n_open++;
+    }
+    if (n < 5)
+        eng_request_free(answers[n].request);
+    client_wait(&c);
+    struct eng_request *r;
+    assert_int_equal(eng_request_new(c.engine, &p, prompt, 2, &r, NULL, NULL, 0), 0);
+    assert_int_equal(eng_submit(c.engine, r), ENG_EDEVICE);
+    eng_request_free(r);
+    struct eng_stats st;
+    eng_stats(c.engine, &st);
+    assert_true(st.failed);
+    client_close(&c);
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(answers[i].finish, ENG_FINISH_ERROR);
+        assert_string_not_equal(answers[i].error, "");
+        answer_free(&answers[i]);
+    }
+}
+
+static void test_logits_that_are_not_finite_end_one_request_only(void **state)
+{
+    (void)state;
+    struct fake_model f = fake_model_default();
+    f.poison = 3;
+    struct client c;
+    struct answer answers[9];
+    client_open(&c, &f, client_options(), 0, NULL);
+    struct eng_params p = eng_params_default();
+    for (int i = 0; i < 9; i++) {
+        int32_t prompt[] = {i, 2};
+        p.mode = (enum eng_mode)(1 + i % 3);
+        client_submit(&c, &answers[i], &p, prompt, 2);
+    }
+    client_close(&c);
+    for (int i = 0; i < 9; i++) {
+        assert_int_equal(answers[i].finish, i == 3 ? ENG_FINISH_ERROR : ENG_FINISH_LENGTH);
+        answer_free(&answers[i]);
+    }
+}
+
+static void test_a_timeout_ends_waiting_and_running_requests(void **state)
+{
+    (void)state;
+    struct fake_model f = fake_model_default();
+    f.step_us = 1000;
+    struct eng_options o = client_options();
+    o.max_sequences = 1;
+    struct client c;
+    struct answer answers[3];
+    int32_t prompt[] = {1};
+    client_open(&c, &f, o, 0, NULL);
+    struct eng_params p = eng_params_default();
+    p.max_tokens = 190;
+    p.mode = ENG_MODE_AR;
+    p.timeout_ms = 30;
+    client_submit(&c, &answers[0], &p, prompt, 1);
+    p.timeout_ms = 15;
+    client_submit(&c, &answers[1], &p, prompt, 1);
+    p.timeout_ms = 0;
+    p.max_tokens = 5;
+    client_submit(&c, &answers[2], &p, prompt, 1);
+    client_close(&c);
+    assert_int_equal(answers[0].finish, ENG_FINISH_TIMEOUT);
+    assert_int_equal(answers[1].finish, ENG_FINISH_TIMEOUT);
+    assert_int_equal(answers[1].n_tokens, 0);
+    assert_int_equal(answers[2].finish, ENG_FINISH_LENGTH);
+    for (int i = 0; i < 3; i++)
+        answer_free(&answers[i]);
+}
+
+// Closing frees running and waiting requests and events nobody took; the sanitizers watch.
+static void test_close_frees_what_still_runs(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 5; round++) {
+        struct fake_model f = fake_model_default();
+        f.step_us = 100;
+        struct eng_options o = eng_options_default();
+        o.max_sequences = 4;
+        struct eng_parts parts = {.model = fake_model_open(&f),
+                                  .info = {.n_pages = f.n_pages, .page_size = f.page_size, .max_context = 200}};
+        struct eng_engine *e;
+        assert_int_equal(eng_open_model(&o, &parts, &e, NULL, 0), 0);
+        for (int i = 0; i < 12; i++) {
+            struct eng_params p = eng_params_default();
+            int32_t prompt[] = {i};
+            struct eng_request *r;
+            p.max_tokens = i % 2 ? 2 : 150;
+            assert_int_equal(eng_request_new(e, &p, prompt, 1, &r, NULL, NULL, 0), 0);
+            assert_int_equal(eng_submit(e, r), 0);
+        }
+        usleep((useconds_t)round * 1000);
+        eng_close(e);
+    }
+    eng_close(NULL);
+}
+
+static void test_a_model_without_a_mask_decodes_in_ar_only(void **state)
+{
+    (void)state;
+    struct fake_model f = fake_model_default();
+    f.mask_id = -1;
+    struct client c;
+    struct answer a;
+    int32_t prompt[] = {1};
+    client_open(&c, &f, client_options(), 0, NULL);
+    assert_int_equal(eng_info(c.engine)->modes, 1u << ENG_MODE_AUTO | 1u << ENG_MODE_AR);
+    struct eng_params p = eng_params_default();
+    struct eng_request *r;
+    const char *param;
+    p.mode = ENG_MODE_DIFFUSION;
+    assert_int_equal(eng_request_new(c.engine, &p, prompt, 1, &r, &param, NULL, 0), ENG_EINVAL);
+    assert_string_equal(param, "mode");
+    p.mode = ENG_MODE_AUTO;
+    client_submit(&c, &a, &p, prompt, 1);
+    client_close(&c);
+    assert_int_equal(a.stats.mode, ENG_MODE_AR);
+    answer_free(&a);
+}
+
+static void test_bad_options_are_named(void **state)
+{
+    (void)state;
+    struct fake_model f = fake_model_default();
+    struct eng_parts parts = {.model = fake_model_open(&f), .info = {.n_pages = 10, .page_size = 4, .max_context = 40}};
+    struct eng_engine *e = NULL;
+    char err[200];
+    struct eng_options o = client_options();
+    o.max_step_rows = 63;
+    assert_int_equal(eng_open_model(&o, &parts, &e, err, sizeof err), ENG_EINVAL);
+    assert_non_null(strstr(err, "max_step_rows"));
+    o = client_options();
+    o.block_length = 5;
+    assert_int_equal(eng_open_model(&o, &parts, &e, err, sizeof err), ENG_EINVAL);
+    assert_non_null(strstr(err, "block_length"));
+    o = client_options();
+    o.auto_modes = 0;
+    assert_int_equal(eng_open_model(&o, &parts, &e, err, sizeof err), ENG_EINVAL);
+    assert_non_null(strstr(err, "auto_modes"));
+    o = client_options();
+    parts.info.max_context = 41; // more than the pages hold
+    assert_int_equal(eng_open_model(&o, &parts, &e, err, sizeof err), ENG_EINVAL);
+    assert_null(e);
+    parts.model.close(parts.model.ctx);
+}
+
+static void test_spans_and_reason_tell_how_it_was_decoded(void **state)
+{
+    (void)state;
+    struct fake_model f = fake_model_default();
+    f.agree = 1;
+    struct client c;
+    struct answer a;
+    int32_t prompt[] = {1, 2, 3};
+    client_open(&c, &f, client_options(), 0, NULL);
+    struct eng_params p = eng_params_default();
+    p.max_tokens = 33;
+    p.block_length = 16;
+    client_submit(&c, &a, &p, prompt, 3);
+    client_close(&c);
+    assert_int_equal(a.stats.n_spans, 1);
+    assert_int_equal(a.stats.spans[0].from_token, 0);
+    assert_int_equal(a.stats.spans[0].mode, ENG_MODE_SELF_SPECULATION);
+    assert_int_equal(a.stats.spans[0].block_length, 16);
+    assert_non_null(strstr(a.stats.reason, "16 rows"));
+    // The seed from the prompt, then two full blocks of 16.
+    assert_int_equal(a.stats.forward_passes, 4);
+    assert_int_equal(a.stats.blocks, 2);
+    assert_int_equal(a.stats.drafted_tokens, 30);
+    assert_int_equal(a.stats.accepted_tokens, 30);
+    answer_free(&a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ar_is_one_choice_after_another),
+        cmocka_unit_test(test_self_speculation_gives_the_text_of_ar),
+        cmocka_unit_test(test_nothing_depends_on_neighbours_pieces_pages_or_preemption),
+        cmocka_unit_test(test_max_tokens_is_exact_around_the_block),
+        cmocka_unit_test(test_the_context_ends_a_generation),
+        cmocka_unit_test(test_cancels_at_any_time_lose_nothing),
+        cmocka_unit_test(test_ten_thousand_wait_in_line),
+        cmocka_unit_test(test_a_full_queue_answers_at_once),
+        cmocka_unit_test(test_a_lost_backend_ends_everyone),
+        cmocka_unit_test(test_logits_that_are_not_finite_end_one_request_only),
+        cmocka_unit_test(test_a_timeout_ends_waiting_and_running_requests),
+        cmocka_unit_test(test_close_frees_what_still_runs),
+        cmocka_unit_test(test_a_model_without_a_mask_decodes_in_ar_only),
+        cmocka_unit_test(test_bad_options_are_named),
+        cmocka_unit_test(test_spans_and_reason_tell_how_it_was_decoded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

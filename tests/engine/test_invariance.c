@@ -1,0 +1,265 @@
+// The promise that clients rely on, on a real model and the CPU's arithmetic: text does not depend on how it is
+// computed.
+//
+// AR and self-speculation give the same bytes for any block length, temperature, adapter or company; diffusion and AR
+// are not changed by their neighbours or by how prompts are cut.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "client.h"
+#include "model/weights.h"
+
+enum { N_PROMPTS = 200, N_ALONE = 12, MAX_PROMPT = 48 };
+
+static const float temperatures[] = {0, 0.7f, 1.3f};
+enum { N_TEMPERATURES = 3 };
+
+static char model_dir[512];
+static struct answer truth[N_TEMPERATURES][N_PROMPTS]; // AR, in company
+
+static int find_model(void **state)
+{
+    (void)state;
+    char weights[600];
+    snprintf(model_dir, sizeof model_dir, "%s/config/models/nano", TRIMODE_SOURCE_DIR);
+    snprintf(weights, sizeof weights, "%s/model.safetensors", model_dir);
+    if (access(weights, R_OK))
+        snprintf(model_dir, sizeof model_dir, "%s/tests/vectors/models/wide_q", TRIMODE_SOURCE_DIR);
+    return 0;
+}
+
+static int free_truth(void **state)
+{
+    (void)state;
+    for (int t = 0; t < N_TEMPERATURES; t++)
+        for (int i = 0; i < N_PROMPTS; i++)
+            answer_free(&truth[t][i]);
+    return 0;
+}
+
+struct setting {
+    enum eng_mode mode;
+    int32_t block_length;
+    bool adapter;
+    int32_t max_sequences, max_step_rows, page_size;
+    uint32_t cpu_mask;
+};
+
+static void open_engine(struct client *c, struct setting s)
+{
+    char err[300] = "";
+    struct eng_options o = eng_options_default();
+    o.model_dir = model_dir;
+    o.threads = 2;
+    o.adapter = s.adapter ? "auto" : "none";
+    o.max_sequences = s.max_sequences;
+    o.max_step_rows = s.max_step_rows;
+    o.page_size = s.page_size;
+    o.kv_memory = 128 << 20;
+    o.cpu_mask = s.cpu_mask;
+    if (client_open_dir(c, o, err, sizeof err))
+        fail_msg("%s: %s", model_dir, err);
+}
+
+static void submit(struct client *c, struct answer *a, struct setting s, int i, int t)
+{
+    int32_t prompt[MAX_PROMPT];
+    uint64_t random = (uint64_t)i + 1;
+    int32_t n_vocab = eng_info(c->engine)->n_vocab;
+    int32_t n = 1 + (int32_t)(test_random(&random) % (MAX_PROMPT - 1));
+    for (int32_t k = 0; k < n; k++)
+        prompt[k] = (int32_t)(test_random(&random) % (uint32_t)n_vocab);
+    struct eng_params p = eng_params_default();
+    p.mode = s.mode;
+    p.block_length = s.block_length;
+    p.temperature = temperatures[t];
+    p.seed = (uint64_t)i * 77 + (uint64_t)t;
+    p.max_tokens = 16 + i % 17;
+    if (i % 5 == 4)
+        p.frequency_penalty = 0.4f;
+    if (s.mode == ENG_MODE_DIFFUSION)
+        p.threshold = 0.5f;
+    client_submit(c, a, &p, prompt, (size_t)n);
+}
+
+static void assert_same(const struct answer *got, const struct answer *expected, struct setting s, int i, int t)
+{
+    if (!answer_equal(got, expected) ||
+        (got->n_tokens && memcmp(got->logprobs, expected->logprobs, (size_t)got->n_tokens * sizeof(float))))
+        fail_msg("prompt %d at temperature %g: %s with block length %d differs (%d tokens against %d)", i,
+                 temperatures[t], eng_mode_name(s.mode), s.block_length, got->n_tokens, expected->n_tokens);
+}
+
+// All prompts and temperatures in company; compared with `truth`, or kept there.
+static void run_in_company(struct setting s, bool keep)
+{
+    static struct answer got[N_TEMPERATURES][N_PROMPTS];
+    struct client c;
+    open_engine(&c, s);
+    for (int t = 0; t < N_TEMPERATURES; t++)
+        for (int i = 0; i < N_PROMPTS; i++)
+            submit(&c, &got[t][i], s, i, t);
+    client_close(&c);
+    for (int t = 0; t < N_TEMPERATURES; t++)
+        for (int i = 0; i < N_PROMPTS; i++) {
+            assert_true(got[t][i].finish == ENG_FINISH_LENGTH || got[t][i].finish == ENG_FINISH_STOP);
+            if (keep) {
+                truth[t][i] = got[t][i];
+                continue;
+            }
+            assert_same(&got[t][i], &truth[t][i], s, i, t);
+            answer_free(&got[t][i]);
+        }
+}
+
+static const struct setting ar = {ENG_MODE_AR, 8, true, 32, 512, 16, ~0u};
+
+static void test_ar_alone_is_ar_in_company(void **state)
+{
+    (void)state;
+    run_in_company(ar, true);
+    struct setting alone = ar;
+    alone.max_sequences = 1;
+    alone.max_step_rows = 64;
+    alone.page_size = 3;
+    struct client c;
+    open_engine(&c, alone);
+    for (int t = 0; t < N_TEMPERATURES; t++)
+        for (int i = 0; i < N_ALONE; i++) {
+            struct answer a;
+            submit(&c, &a, alone, i, t);
+            client_wait(&c);
+            assert_same(&a, &truth[t][i], alone, i, t);
+            answer_free(&a);
+        }
+    client_close(&c);
+}
+
+static void test_ar_does_not_depend_on_how_prompts_are_cut(void **state)
+{
+    (void)state;
+    struct setting s = ar;
+    s.max_step_rows = 64; // 32 sequences share them, so prompts come in many pieces
+    s.page_size = 1;
+    run_in_company(s, false);
+}
+
+static void test_self_speculation_is_ar_for_any_block_length(void **state)
+{
+    (void)state;
+    for (int adapter = 0; adapter < 2; adapter++)
+        for (int32_t block = 4; block <= 32; block *= 2) {
+            struct setting s = {ENG_MODE_SELF_SPECULATION, block, adapter, 32, block == 8 ? 96 : 1024, block, ~0u};
+            run_in_company(s, false);
+        }
+}
+
+static void test_self_speculation_alone_is_ar(void **state)
+{
+    (void)state;
+    for (int adapter = 0; adapter < 2; adapter++)
+        for (int32_t block = 4; block <= 64; block *= 2) {
+            struct setting s = {ENG_MODE_SELF_SPECULATION, block, adapter, 1, 64, 16, ~0u};
+            struct client c;
+            open_engine(&c, s);
+            for (int t = 0; t < N_TEMPERATURES; t++)
+                for (int i = 0; i < N_ALONE; i++) {
+                    struct answer a;
+                    submit(&c, &a, s, i, t);
+                    client_wait(&c);
+                    assert_same(&a, &truth[t][i], s, i, t);
+                    answer_free(&a);
+                }
+            client_close(&c);
+        }
+}
+
+// Requests of all modes together, each compared with itself alone.
+static void test_diffusion_and_ar_are_not_changed_by_neighbours(void **state)
+{
+    (void)state;
+    enum { N = 48 };
+    struct setting alone = {ENG_MODE_DIFFUSION, 8, true, 1, 256, 16, ~0u};
+    static struct answer before[N], got[N], others[N];
+    struct client c;
+    open_engine(&c, alone);
+    for (int i = 0; i < N; i++) {
+        alone.block_length = 4 << i % 4;
+        submit(&c, &before[i], alone, i, i % 3);
+    }
+    client_close(&c);
+    struct setting company = alone;
+    company.max_sequences = 32;
+    open_engine(&c, company);
+    for (int i = 0; i < N; i++) {
+        company.mode = ENG_MODE_DIFFUSION;
+        company.block_length = 4 << i % 4;
+        submit(&c, &got[i], company, i, i % 3);
+        company.mode = i % 2 ? ENG_MODE_AR : ENG_MODE_SELF_SPECULATION;
+        submit(&c, &others[i], company, i, i % 3);
+    }
+    client_close(&c);
+    for (int i = 0; i < N; i++) {
+        alone.block_length = 4 << i % 4;
+        assert_same(&got[i], &before[i], alone, i, i % 3);
+        assert_int_equal(got[i].stats.forward_passes, before[i].stats.forward_passes);
+        assert_same(&others[i], &truth[i % 3][i], company, i, i % 3);
+        answer_free(&got[i]);
+        answer_free(&before[i]);
+        answer_free(&others[i]);
+    }
+}
+
+// Little more memory than one request may need, for sixteen at once: they are preempted and computed again.
+static void test_preemption_does_not_change_text(void **state)
+{
+    (void)state;
+    enum { N = 48 };
+    struct client c;
+    char err[300] = "";
+    struct eng_weights shape = {0};
+    struct eng_options o = eng_options_default();
+    static struct answer got[N];
+    assert_int_equal(eng_config_load(model_dir, &shape.config, err, sizeof err), 0);
+    o.model_dir = model_dir;
+    o.threads = 2;
+    o.page_size = 4;
+    o.max_sequences = 16;
+    o.max_context = 96;
+    o.kv_memory = 40 * eng_forward_page_bytes(&shape, o.page_size);
+    if (client_open_dir(&c, o, err, sizeof err))
+        fail_msg("%s", err);
+    assert_int_equal(eng_info(c.engine)->n_pages, 40);
+    struct setting s = {.block_length = 8};
+    for (int i = 0; i < N; i++) {
+        s.mode = i % 2 ? ENG_MODE_AR : ENG_MODE_SELF_SPECULATION;
+        submit(&c, &got[i], s, i, i % 3);
+    }
+    client_wait(&c);
+    assert_true(c.engine->sched.n_preemptions > 0);
+    client_close(&c);
+    for (int i = 0; i < N; i++) {
+        assert_same(&got[i], &truth[i % 3][i], s, i, i % 3);
+        answer_free(&got[i]);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ar_alone_is_ar_in_company), // first: it makes the truth
+        cmocka_unit_test(test_ar_does_not_depend_on_how_prompts_are_cut),
+        cmocka_unit_test(test_self_speculation_is_ar_for_any_block_length),
+        cmocka_unit_test(test_self_speculation_alone_is_ar),
+        cmocka_unit_test(test_diffusion_and_ar_are_not_changed_by_neighbours),
+        cmocka_unit_test(test_preemption_does_not_change_text),
+    };
+    return cmocka_run_group_tests(tests, find_model, free_truth);
+}

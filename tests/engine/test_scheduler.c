@@ -1,0 +1,353 @@
+// engine/scheduler.c
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "client.h"
+
+// The engine's step by hand, without its thread, so that every step can be looked at.
+struct world {
+    struct fake_model fake;
+    struct eng_model model;
+    struct eng_scheduler s;
+    struct eng_sampler sampler;
+    struct eng_decode_env env;
+    struct eng_event_builder builder;
+    uint64_t next_age;
+};
+
+static void open_world(struct world *w, struct eng_scheduler_limits limits)
+{
+    *w = (struct world){.fake = fake_model_default()};
+    w->fake.n_pages = limits.n_pages;
+    w->fake.page_size = limits.page_size;
+    w->model = fake_model_open(&w->fake);
+    w->env = (struct eng_decode_env){w->fake.mask_id, true, false, &w->sampler};
+    assert_int_equal(eng_scheduler_init(&w->s, &limits), 0);
+}
+
+static void close_world(struct world *w)
+{
+    assert_string_equal(w->fake.fault, "");
+    assert_int_equal(w->s.n_running, 0);
+    assert_int_equal(w->s.n_waiting, 0);
+    assert_int_equal(eng_kv_used(&w->s.kv), 0);
+    assert_int_equal(w->s.n_free_slots, w->s.limits.max_sequences);
+    eng_scheduler_done(&w->s);
+    eng_sampler_reset(&w->sampler);
+    eng_event_builder_done(&w->builder);
+    w->model.close(w->model.ctx);
+}
+
+static struct eng_request *add(struct world *w, enum eng_mode mode, int32_t n_prompt, int32_t max_tokens, int32_t block)
+{
+    struct eng_request_limits limits = {.n_vocab = w->fake.n_vocab,
+                                        .max_context = w->s.limits.max_context,
+                                        .modes = 15,
+                                        .block_length = block,
+                                        .threshold = 0.9f};
+    int32_t *prompt = calloc((size_t)n_prompt, sizeof *prompt);
+    for (int32_t i = 0; i < n_prompt; i++)
+        prompt[i] = (int32_t)((w->next_age + 1) * 31 + (uint64_t)i) % 97;
+    struct eng_params p = eng_params_default();
+    p.mode = mode;
+    p.max_tokens = max_tokens;
+    struct eng_request *r;
+    assert_int_equal(eng_request_make(&limits, &p, prompt, (size_t)n_prompt, &r, NULL, NULL, 0), 0);
+    free(prompt);
+    r->seq.age = w->next_age++;
+    eng_scheduler_add(&w->s, r);
+    return r;
+}
+
+// Admits and fills; what a step would compute can then be looked at.
+static void fill(struct world *w)
+{
+    assert_null(eng_scheduler_admit(&w->s));
+    for (int32_t i = 0; i < w->s.n_running; i++) {
+        struct eng_seq *q = &w->s.running[i]->seq;
+        if (eng_seq_at_boundary(q))
+            eng_seq_set_mode(q, q->request->mode, q->request->params.block_length, "test");
+    }
+    eng_sampler_reset(&w->sampler);
+    assert_null(eng_scheduler_fill(&w->s, &w->env));
+    assert_true(eng_kv_check(&w->s.kv));
+    assert_true(w->s.batch.n_segments > 0 && w->s.batch.n_rows <= w->s.batch.max_rows);
+}
+
+// Computes what was filled. Finished requests are freed; returns their number.
+static int compute(struct world *w)
+{
+    int finished = 0;
+    assert_int_equal(w->model.forward(w->model.ctx, &w->s.batch), 0);
+    for (int32_t i = 0; i < w->s.batch.n_segments; i++) {
+        const struct eng_segment *s = &w->s.batch.segments[i];
+        struct eng_request *r = w->s.planned[i];
+        struct eng_run run = {0};
+        int32_t taken;
+        assert_int_equal(r->seq.slot, s->slot);
+        if (s->kind == ENG_PASS_PREFILL)
+            eng_decode_prompt_commit(&r->seq, s, w->s.batch.choices + s->first_wanted, &run);
+        else
+            eng_decode_of(r->seq.mode)->commit(&r->seq, s, w->s.batch.choices + s->first_wanted, &run);
+        eng_event_builder_reset(&w->builder);
+        assert_int_equal(eng_seq_append(&r->seq, &run, &w->builder, &taken), 0);
+        if (r->seq.finish != ENG_FINISH_NONE) {
+            eng_scheduler_remove(&w->s, r);
+            eng_request_free(r);
+            finished++;
+        } else {
+            eng_scheduler_committed(&w->s, r, s->kind == ENG_PASS_VERIFY);
+        }
+    }
+    assert_true(eng_kv_check(&w->s.kv));
+    return finished;
+}
+
+static int32_t rows_of(const struct world *w, const struct eng_request *r)
+{
+    for (int32_t i = 0; i < w->s.batch.n_segments; i++)
+        if (w->s.planned[i] == r)
+            return w->s.batch.segments[i].rows;
+    return 0;
+}
+
+static void run_out(struct world *w)
+{
+    for (int i = 0; w->s.n_running || w->s.waiting; i++) {
+        fill(w);
+        compute(w);
+        assert_true(i < 100000);
+    }
+}
+
+static struct eng_scheduler_limits roomy(void)
+{
+    return (struct eng_scheduler_limits){.max_sequences = 8,
+                                         .max_step_rows = 128,
+                                         .piece_rows = 32,
+                                         .n_pages = 1000,
+                                         .page_size = 4,
+                                         .max_context = 500};
+}
+
+static void test_long_prompts_come_in_pieces_between_others_tokens(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w, roomy());
+    struct eng_request *a = add(&w, ENG_MODE_AR, 3, 40, 8), *b = add(&w, ENG_MODE_SELF_SPECULATION, 3, 40, 8);
+    fill(&w);
+    compute(&w);
+    struct eng_request *longest = add(&w, ENG_MODE_AR, 300, 5, 8);
+    for (int32_t left = 300; left > 0;) {
+        fill(&w);
+        int32_t piece = rows_of(&w, longest);
+        assert_int_equal(piece, left < 32 ? left : 32);
+        assert_int_equal(rows_of(&w, a), 1);
+        assert_true(rows_of(&w, b) > 1);
+        left -= piece;
+        compute(&w);
+    }
+    run_out(&w);
+    close_world(&w);
+}
+
+static void test_a_prompt_alone_fills_the_step(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w, roomy());
+    struct eng_request *a = add(&w, ENG_MODE_AR, 300, 5, 8);
+    fill(&w);
+    assert_int_equal(rows_of(&w, a), 128);
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+}
+
+// Everyone, in every mode, gets rows within a bounded number of steps, however few there are.
+static void test_nobody_starves_when_rows_are_short(void **state)
+{
+    (void)state;
+    struct eng_scheduler_limits limits = roomy();
+    limits.max_sequences = 40;
+    limits.max_step_rows = 64;
+    limits.n_pages = 10000;
+    struct world w;
+    open_world(&w, limits);
+    uint64_t random = 3;
+    for (int i = 0; i < 40; i++)
+        add(&w, (enum eng_mode)(1 + i % 3), 1 + (int32_t)(test_random(&random) % 200), 60, i % 2 ? 64 : 32);
+    int32_t waited[40] = {0}, longest = 0;
+    while (w.s.n_running || w.s.waiting) {
+        fill(&w);
+        for (int32_t i = 0; i < w.s.n_running; i++) {
+            struct eng_request *r = w.s.running[i];
+            int32_t *n = &waited[r->seq.age];
+            *n = rows_of(&w, r) ? 0 : *n + 1;
+            longest = *n > longest ? *n : longest;
+        }
+        compute(&w);
+    }
+    assert_true(longest < 3 * 40);
+    close_world(&w);
+}
+
+static void test_decoders_cannot_keep_a_prompt_out(void **state)
+{
+    (void)state;
+    struct eng_scheduler_limits limits = roomy();
+    limits.max_sequences = 70;
+    limits.max_step_rows = 64;
+    limits.n_pages = 10000;
+    struct world w;
+    open_world(&w, limits);
+    for (int i = 0; i < 69; i++)
+        add(&w, ENG_MODE_AR, 1, 400, 8);
+    for (int i = 0; i < 4; i++) {
+        fill(&w);
+        compute(&w);
+    }
+    struct eng_request *late = add(&w, ENG_MODE_AR, 40, 300, 8);
+    int steps = 0;
+    for (; eng_seq_n_output(&late->seq) == 0; steps++) {
+        fill(&w);
+        compute(&w);
+    }
+    assert_true(steps <= 12); // an eighth of every other step
+    run_out(&w);
+    close_world(&w);
+}
+
+static void test_the_youngest_gives_way_when_pages_run_out(void **state)
+{
+    (void)state;
+    struct eng_scheduler_limits limits = roomy();
+    limits.n_pages = 30;
+    limits.max_context = 110;
+    struct world w;
+    open_world(&w, limits);
+    struct eng_request *oldest = add(&w, ENG_MODE_AR, 10, 100, 8);
+    for (int i = 0; i < 5; i++)
+        add(&w, (enum eng_mode)(1 + i % 3), 10, 60, 8);
+    int finished = 0;
+    bool oldest_runs = true;
+    while (w.s.n_running || w.s.waiting) {
+        fill(&w);
+        if (oldest_runs) {
+            assert_int_equal(oldest->seq.n_preempted, 0);
+            assert_true(rows_of(&w, oldest) > 0);
+            oldest_runs = oldest->seq.n_tokens < oldest->seq.limit - 1;
+        }
+        // The waiting ones are younger than all that run, and in order.
+        for (const struct eng_request *r = w.s.waiting; r; r = r->next) {
+            if (r->next)
+                assert_true(r->seq.age < r->next->seq.age);
+            for (int32_t i = 0; i < w.s.n_running; i++)
+                assert_true(w.s.running[i]->seq.age < r->seq.age);
+        }
+        finished += compute(&w);
+    }
+    assert_int_equal(finished, 6);
+    assert_true(w.s.n_preemptions > 0);
+    close_world(&w);
+}
+
+static void test_admission_waits_for_pages_and_slots(void **state)
+{
+    (void)state;
+    struct eng_scheduler_limits limits = roomy();
+    limits.max_sequences = 2;
+    limits.n_pages = 40;
+    limits.max_context = 160;
+    struct world w;
+    open_world(&w, limits);
+    add(&w, ENG_MODE_AR, 100, 5, 8);
+    struct eng_request *big = add(&w, ENG_MODE_AR, 100, 5, 8), *small = add(&w, ENG_MODE_AR, 4, 5, 8);
+    fill(&w);
+    assert_int_equal(w.s.n_running, 1);
+    assert_int_equal(big->seq.slot, -1);
+    assert_int_equal(small->seq.slot, -1); // it does not overtake
+    compute(&w);
+    run_out(&w);
+    for (int i = 0; i < 3; i++)
+        add(&w, ENG_MODE_AR, 4, 5, 8);
+    fill(&w);
+    assert_int_equal(w.s.n_running, 2);
+    assert_int_equal(w.s.n_waiting, 1);
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+}
+
+static void test_removal_from_any_list_frees_everything(void **state)
+{
+    (void)state;
+    uint64_t random = 6;
+    for (int round = 0; round < 50; round++) {
+        struct eng_scheduler_limits limits = roomy();
+        limits.n_pages = 40;
+        limits.max_context = 100;
+        limits.max_sequences = 4;
+        struct world w;
+        struct eng_request *all[10];
+        open_world(&w, limits);
+        for (int i = 0; i < 10; i++)
+            all[i] = add(&w, (enum eng_mode)(1 + i % 3), 1 + (int32_t)(test_random(&random) % 40), 99, 16);
+        int steps = (int)(test_random(&random) % 9); // too few for any to end
+        for (int i = 0; i < steps; i++) {
+            fill(&w);
+            if (compute(&w))
+                break;
+        }
+        // Whoever ended was freed; the lists hold the rest.
+        int n = 0;
+        for (int32_t i = 0; i < w.s.n_running; i++)
+            all[n++] = w.s.running[i];
+        for (struct eng_request *r = w.s.waiting; r; r = r->next)
+            all[n++] = r;
+        while (n) {
+            int i = (int)(test_random(&random) % (uint32_t)n);
+            eng_scheduler_remove(&w.s, all[i]);
+            eng_request_free(all[i]);
+            all[i] = all[--n];
+            assert_true(eng_kv_check(&w.s.kv));
+        }
+        close_world(&w);
+    }
+}
+
+static void test_limits_are_checked(void **state)
+{
+    (void)state;
+    struct eng_scheduler s;
+    struct eng_scheduler_limits limits = roomy();
+    limits.max_step_rows = 63;
+    assert_int_equal(eng_scheduler_init(&s, &limits), ENG_EINVAL);
+    limits = roomy();
+    limits.max_context = 4001;
+    assert_int_equal(eng_scheduler_init(&s, &limits), ENG_EINVAL);
+    limits = roomy();
+    limits.max_sequences = 0;
+    assert_int_equal(eng_scheduler_init(&s, &limits), ENG_EINVAL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_long_prompts_come_in_pieces_between_others_tokens),
+        cmocka_unit_test(test_a_prompt_alone_fills_the_step),
+        cmocka_unit_test(test_nobody_starves_when_rows_are_short),
+        cmocka_unit_test(test_decoders_cannot_keep_a_prompt_out),
+        cmocka_unit_test(test_the_youngest_gives_way_when_pages_run_out),
+        cmocka_unit_test(test_admission_waits_for_pages_and_slots),
+        cmocka_unit_test(test_removal_from_any_list_frees_everything),
+        cmocka_unit_test(test_limits_are_checked),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
