@@ -1,0 +1,312 @@
+// 2 PARSE: everything that generates nothing: models, tokenize, detokenize, health, ready, version, status, metrics.
+// Answered from memory, also while requests run; probes work before the model is loaded.
+#include <stdlib.h>
+#include <string.h>
+
+#include "api.h"
+#include "api_common.h"
+
+enum { MAX_TEXT = 1 << 20 }; // bytes that /tokenize takes
+
+static void put_modes(struct srv_buf *out, unsigned modes)
+{
+    bool first = true;
+    srv_buf_append(out, "[", 1);
+    for (int m = 1; m < ENG_N_MODES; m++) {
+        if (!(modes & 1u << m))
+            continue;
+        srv_buf_printf(out, "%s\"%s\"", first ? "" : ",", eng_mode_name(m));
+        first = false;
+    }
+    srv_buf_append(out, "]", 1);
+}
+
+// ---- models
+// -----------------------------------------------------------------------------------------------------------------
+
+static void put_model(struct srv_buf *out, const struct srv_server *s)
+{
+    srv_buf_puts(out, "{\"id\":");
+    srv_buf_jsonz(out, s->model_name);
+    srv_buf_printf(out,
+                   ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"trimode\",\"root\":", (long long)s->started);
+    srv_buf_jsonz(out, s->model_name);
+    srv_buf_printf(out, ",\"parent\":null,\"max_model_len\":%d,\"modes\":", (int)s->info->max_context);
+    put_modes(out, s->info->modes);
+    srv_buf_append(out, "}", 1);
+}
+
+// llm-d uses this path as a readiness probe, so it says 503 when requests are not accepted.
+enum MHD_Result srv_api_models(struct srv_exchange *x)
+{
+    struct srv_error e;
+    if (srv_api_available(x->server, &e))
+        return srv_http_error(x, &e);
+    struct srv_buf out = {0};
+    srv_buf_puts(&out, "{\"object\":\"list\",\"data\":[");
+    put_model(&out, x->server);
+    srv_buf_puts(&out, "]}");
+    return srv_http_json(x, 200, &out);
+}
+
+enum MHD_Result srv_api_model(struct srv_exchange *x)
+{
+    struct srv_error e;
+    if (srv_api_available(x->server, &e))
+        return srv_http_error(x, &e);
+    if (strcmp(x->rest, x->server->model_name)) {
+        srv_error_status(&e, 404, "invalid_request_error", "model_not_found",
+                         "The model `%.200s` does not exist or you do not have access to it.", x->rest);
+        return srv_http_error(x, &e);
+    }
+    struct srv_buf out = {0};
+    put_model(&out, x->server);
+    return srv_http_json(x, 200, &out);
+}
+
+// ---- tokenize
+// ---------------------------------------------------------------------------------------------------------------
+
+static int tokenize(struct srv_exchange *x, const cJSON *body, struct srv_buf *out, struct srv_error *e)
+{
+    struct srv_server *s = x->server;
+    const char *prompt = NULL;
+    bool strings = false;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    int has = srv_json_string(body, "", "prompt", &prompt, e);
+    if (srv_api_check_model(s, body, e) || has < 0 || srv_json_bool(body, "", "return_token_strs", &strings, e) < 0)
+        return -1;
+    if (!has && !srv_json_get(body, "messages"))
+        return srv_error_set(e, "missing_required_parameter", "prompt",
+                             "Missing required parameter: 'prompt' or 'messages'.");
+    // Unlike a completion's prompt, a text may be longer than the context, but this thread must not tokenize for long.
+    if (has && strlen(prompt) > MAX_TEXT)
+        return srv_error_set(e, "invalid_value", "prompt",
+                             "Invalid value for 'prompt': at most %d bytes are allowed here.", MAX_TEXT);
+    if (!has && !srv_json_get(body, "messages"))
+        return srv_error_set(e, "missing_required_parameter", "prompt",
+                             "Missing required parameter: 'prompt' or 'messages'.");
+    // Unlike a completion's prompt, a text may be longer than the context; the body limit bounds it.
+    int status =
+        has ? eng_encode(s->engine, prompt, strlen(prompt), true, &ids, &n) : srv_api_render(s, body, &ids, &n, e);
+    if (status && has)
+        srv_error_set(e, "invalid_value", "prompt", "Invalid value for 'prompt': the text cannot be tokenized (%s).",
+                      eng_strerror(status));
+    if (status)
+        return -1;
+    srv_buf_printf(out, "{\"count\":%zu,\"max_model_len\":%d,\"tokens\":", n, (int)s->info->max_context);
+    srv_api_ids(out, ids, n);
+    srv_buf_puts(out, ",\"token_strs\":");
+    if (strings) {
+        for (size_t i = 0; i < n; i++) {
+            size_t len = 0;
+            const char *bytes = eng_token_bytes(s->engine, ids[i], &len);
+            srv_buf_puts(out, i ? "," : "[");
+            srv_buf_json(out, bytes ? bytes : "", bytes ? len : 0);
+        }
+        srv_buf_puts(out, n ? "]" : "[]");
+    } else {
+        srv_buf_puts(out, "null");
+    }
+    srv_buf_append(out, "}", 1);
+    free(ids);
+    return 0;
+}
+
+static int detokenize(struct srv_exchange *x, const cJSON *body, struct srv_buf *out, struct srv_error *e)
+{
+    struct srv_server *s = x->server;
+    if (srv_api_check_model(s, body, e))
+        return -1;
+    const cJSON *list = srv_json_get(body, "tokens"), *item;
+    if (!cJSON_IsArray(list))
+        return srv_error_set(e, list ? "invalid_type" : "missing_required_parameter", "tokens",
+                             list ? "Invalid type for 'tokens': expected an array of token ids."
+                                  : "Missing required parameter: 'tokens'.");
+    size_t n = 0, len = 0;
+    int32_t *ids = calloc((size_t)cJSON_GetArraySize(list) + 1, sizeof *ids);
+    if (!ids)
+        return srv_error_status(e, 500, "server_error", NULL, "Out of memory.");
+    cJSON_ArrayForEach(item, list)
+    {
+        int64_t id = -1;
+        if (!srv_json_exact(item, &id) || id < 0 || id >= s->info->n_vocab) {
+            free(ids);
+            return srv_error_set(e, "invalid_value", "tokens",
+                                 "Invalid value for 'tokens[%zu]': expected a token id from 0 to %d.", n,
+                                 (int)s->info->n_vocab - 1);
+        }
+        ids[n++] = (int32_t)id;
+    }
+    char *text = NULL;
+    int status = eng_decode(s->engine, ids, n, false, &text, &len);
+    free(ids);
+    if (status)
+        return srv_error_status(e, 500, "server_error", NULL, "The tokens could not be decoded: %s.",
+                                eng_strerror(status));
+    srv_buf_puts(out, "{\"prompt\":");
+    srv_buf_json(out, text, len);
+    srv_buf_append(out, "}", 1);
+    free(text);
+    return 0;
+}
+
+static enum MHD_Result with_body(struct srv_exchange *x, int (*work)(struct srv_exchange *, const cJSON *,
+                                                                     struct srv_buf *, struct srv_error *))
+{
+    struct srv_error e;
+    cJSON *body = NULL;
+    struct srv_buf out = {0};
+    int status = srv_api_available(x->server, &e);
+    if (!status)
+        status = srv_json_parse(x->body.data, x->body.len, &body, &e);
+    if (!status)
+        status = work(x, body, &out, &e);
+    cJSON_Delete(body);
+    if (!status)
+        return srv_http_json(x, 200, &out);
+    srv_buf_free(&out);
+    return srv_http_error(x, &e);
+}
+
+enum MHD_Result srv_api_tokenize(struct srv_exchange *x)
+{
+    return with_body(x, tokenize);
+}
+
+enum MHD_Result srv_api_detokenize(struct srv_exchange *x)
+{
+    return with_body(x, detokenize);
+}
+
+// ---- probes
+// -----------------------------------------------------------------------------------------------------------------
+
+static bool engine_failed(const struct srv_server *s)
+{
+    struct eng_stats stats = {0};
+    if (s->engine)
+        eng_stats(s->engine, &stats);
+    return stats.failed;
+}
+
+enum MHD_Result srv_api_health(struct srv_exchange *x)
+{
+    struct srv_buf out = {0};
+    bool failed = engine_failed(x->server);
+    srv_buf_printf(&out, "{\"status\":\"%s\"}", failed ? "failed" : "ok");
+    return srv_http_json(x, failed ? 503 : 200, &out);
+}
+
+enum MHD_Result srv_api_ready(struct srv_exchange *x)
+{
+    const struct srv_server *s = x->server;
+    struct srv_buf out = {0};
+    if (engine_failed(s)) {
+        srv_buf_puts(&out, "{\"status\":\"failed\",\"reason\":\"the backend failed\"}");
+    } else if (s->state == SRV_READY) {
+        srv_buf_puts(&out, "{\"status\":\"ready\"}");
+        return srv_http_json(x, 200, &out);
+    } else if (s->state == SRV_LOADING) {
+        srv_buf_printf(&out, "{\"status\":\"loading\",\"reason\":\"the model is being loaded, %d %%\"}",
+                       atomic_load(&s->load_percent));
+    } else {
+        srv_buf_printf(&out,
+                       "{\"status\":\"draining\",\"reason\":\"the server is shutting down, %d requests still run\"}",
+                       s->n_streams);
+    }
+    return srv_http_json(x, 503, &out);
+}
+
+enum MHD_Result srv_api_version(struct srv_exchange *x)
+{
+    const struct srv_server *s = x->server;
+    struct srv_buf out = {0};
+    srv_buf_puts(&out, "{\"version\":");
+    srv_buf_jsonz(&out, TRIMODE_VERSION);
+    srv_buf_puts(&out, ",\"libmicrohttpd\":");
+    srv_buf_jsonz(&out, MHD_get_version());
+    srv_buf_puts(&out, ",\"libuv\":");
+    srv_buf_jsonz(&out, uv_version_string());
+    srv_buf_puts(&out, ",\"backend\":");
+    srv_buf_jsonz(&out, s->info ? s->info->backend : NULL);
+    srv_buf_puts(&out, ",\"backend_description\":");
+    srv_buf_jsonz(&out, s->info ? s->info->backend_description : NULL);
+    srv_buf_append(&out, "}", 1);
+    return srv_http_json(x, 200, &out);
+}
+
+// ---- status
+// -----------------------------------------------------------------------------------------------------------------
+
+static void put_streams(struct srv_buf *out, const struct srv_server *s)
+{
+    int64_t now = (int64_t)uv_hrtime();
+    bool first = true;
+    srv_buf_append(out, "[", 1);
+    for (const struct srv_stream *t = s->streams; t; t = t->next) {
+        if (t->ended || !t->x)
+            continue;
+        const struct srv_gen *g = t->data;
+        int64_t tokens = 0;
+        for (int i = 0; i < t->n_choices; i++)
+            tokens += t->choices[i].n_tokens;
+        srv_buf_puts(out, first ? "{\"request_id\":" : ",{\"request_id\":");
+        srv_buf_jsonz(out, t->x->request_id);
+        srv_buf_printf(out,
+                       ",\"endpoint\":\"%s\",\"mode\":\"%s\",\"stream\":%s,\"choices\":%d,\"prompt_tokens\":%zu,"
+                       "\"tokens\":%lld,\"age_ms\":%lld}",
+                       g->chat ? "chat" : "completions", eng_mode_name(g->params.mode), t->sse ? "true" : "false",
+                       t->n_choices, g->prompts[0].n, (long long)tokens, (long long)(now - t->start_ns) / 1000000);
+        first = false;
+    }
+    srv_buf_append(out, "]", 1);
+}
+
+static void put_engine(struct srv_buf *out, const struct srv_server *s)
+{
+    struct eng_stats st = {0};
+    eng_stats(s->engine, &st);
+    const struct eng_info *info = s->info;
+    srv_buf_puts(out, ",\"backend\":");
+    srv_buf_jsonz(out, info->backend);
+    srv_buf_puts(out, ",\"backend_description\":");
+    srv_buf_jsonz(out, info->backend_description);
+    srv_buf_puts(out, ",\"weights\":{\"type\":");
+    srv_buf_jsonz(out, info->weights_type);
+    srv_buf_printf(out, ",\"bytes\":%lld,\"file_bytes\":%lld,\"parameters\":%lld},\"max_context\":%d,\"modes\":",
+                   (long long)info->weights_bytes, (long long)info->file_bytes, (long long)info->parameters,
+                   (int)info->max_context);
+    put_modes(out, info->modes);
+    srv_buf_puts(out, ",\"auto_modes\":");
+    put_modes(out, (unsigned)s->config->auto_modes & info->modes);
+    srv_buf_printf(out, ",\"waiting\":%d,\"running\":{", (int)st.waiting);
+    for (int m = 1; m < ENG_N_MODES; m++)
+        srv_buf_printf(out, "%s\"%s\":%d", m > 1 ? "," : "", eng_mode_name(m), (int)st.running[m]);
+    srv_buf_printf(out, "},\"kv_pages\":{\"total\":%d,\"used\":%d,\"page_size\":%d},\"forward_steps\":%llu",
+                   (int)st.pages_total, (int)st.pages_used, (int)info->page_size, (unsigned long long)st.steps);
+}
+
+enum MHD_Result srv_api_status(struct srv_exchange *x)
+{
+    static const char *const states[] = {"loading", "ready", "draining"};
+    const struct srv_server *s = x->server;
+    struct srv_buf out = {0};
+    srv_buf_printf(&out, "{\"status\":\"%s\",\"version\":\"" TRIMODE_VERSION "\",\"uptime_s\":%lld,\"model\":",
+                   engine_failed(s) ? "failed" : states[s->state], (long long)(time(NULL) - s->started));
+    srv_buf_jsonz(&out, s->model_name);
+    if (s->engine)
+        put_engine(&out, s);
+    srv_buf_puts(&out, ",\"requests\":");
+    put_streams(&out, s);
+    srv_buf_append(&out, "}", 1);
+    return srv_http_json(x, 200, &out);
+}
+
+enum MHD_Result srv_api_metrics(struct srv_exchange *x)
+{
+    struct srv_buf out = {0};
+    srv_metrics_render(x->server, &out);
+    return srv_http_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", &out);
+}

@@ -1,0 +1,200 @@
+// The table of settings, and what is printed from it. A setting that is not here does not exist: not as a flag, not in
+// the file, not in the environment.
+#include "config_table.h"
+
+#include <string.h>
+
+#include "engine.h"
+
+#define AT(field) offsetof(struct srv_config, field)
+#define ALL (SRV_SERVE | SRV_GENERATE | SRV_CHAT)
+#define LOCAL (SRV_GENERATE | SRV_CHAT)
+#define GIB 1073741824.0
+
+const struct srv_option srv_options[] = {
+    {"model", SRV_TEXT, AT(model), ALL, 1, 4096, false, NULL, "a Hugging Face folder, or the name of a bundled model"},
+    {"served_model_name", SRV_TEXT, AT(served_model_name), SRV_SERVE, 0, 256, false, NULL,
+     "the name clients use (default: the folder's)"},
+    {"host", SRV_TEXT, AT(host), SRV_SERVE, 1, 255, false, NULL, "address to listen on"},
+    {"port", SRV_INTEGER, AT(port), SRV_SERVE, 0, 65535, false, NULL,
+     "port to listen on; 0 picks a free one and prints it"},
+    {"backend", SRV_WORD, AT(backend), ALL, 0, 0, false, "auto|cpu", "where the model runs"},
+    {"threads", SRV_INTEGER, AT(threads), ALL, 0, 1024, true, NULL, "kernel threads; auto: physical cores"},
+    {"weights", SRV_WORD, AT(weights), ALL, 0, 0, false, "auto|f32|bf16",
+     "type of the resident weights; auto: as in the file"},
+    {"max_context", SRV_INTEGER, AT(max_context), ALL, 0, 16777216, true, NULL,
+     "prompt and output, tokens; auto: the model's"},
+    {"kv_memory", SRV_SIZE, AT(kv_memory), ALL, 0, 16384 * GIB, true, NULL, "memory for keys and values"},
+    {"page_size", SRV_INTEGER, AT(page_size), ALL, 1, 256, false, NULL, "tokens of one page of keys and values"},
+    {"max_sequences", SRV_INTEGER, AT(max_sequences), SRV_SERVE, 1, 1024, false, NULL, "requests decoding at once"},
+    {"max_step_rows", SRV_INTEGER, AT(max_step_rows), ALL, 64, 65536, false, NULL, "rows of one forward pass"},
+    {"max_queue", SRV_INTEGER, AT(max_queue), SRV_SERVE, 0, 1000000, false, NULL,
+     "requests waiting beyond max_sequences"},
+    {"request_timeout", SRV_SECONDS, AT(request_timeout), SRV_SERVE, 0, 86400, false, NULL,
+     "seconds a request may take; 0: no limit"},
+    {"drain_timeout", SRV_SECONDS, AT(drain_timeout), SRV_SERVE, 0, 86400, false, NULL,
+     "seconds that running requests get after SIGTERM"},
+    {"max_body", SRV_SIZE, AT(max_body), SRV_SERVE, 1024, GIB, false, NULL, "largest request body"},
+    {"mode", SRV_WORD, AT(mode), ALL, 0, 0, false, "auto|ar|diffusion|self_speculation",
+     "mode of requests that name none"},
+    {"auto_modes", SRV_MODES, AT(auto_modes), ALL, 0, 0, false, NULL,
+     "what auto may choose: a list of ar, self_speculation, diffusion (which changes the text)"},
+    {"block_length", SRV_BLOCK, AT(block_length), ALL, 4, 64, false, NULL, "tokens of a block"},
+    {"threshold", SRV_NUMBER, AT(threshold), ALL, 0, 1, false, NULL, "confidence at which diffusion reveals a token"},
+    {"adapter", SRV_TEXT, AT(adapter), ALL, 1, 4096, false, NULL, "draft adapter: auto, none or a folder"},
+    {"api_key_file", SRV_TEXT, AT(api_key_file), SRV_SERVE, 0, 4096, false, NULL,
+     "accepted keys, one a line; off when empty"},
+    {"metrics_key_file", SRV_TEXT, AT(metrics_key_file), SRV_SERVE, 0, 4096, false, NULL,
+     "keys for /metrics and /status, one a line; off when empty"},
+    {"cors_origin", SRV_TEXT, AT(cors_origin), SRV_SERVE, 0, 1024, false, NULL,
+     "Access-Control-Allow-Origin; off when empty"},
+    {"log_format", SRV_WORD, AT(log_format), SRV_SERVE, 0, 0, false, "text|json", "form of log lines"},
+    {"log_level", SRV_WORD, AT(log_level), SRV_SERVE, 0, 0, false, "debug|info|warn|error",
+     "lowest level that is logged"},
+    {"cpu_mask", SRV_MASK, AT(cpu_mask), ALL, 0, 4294967295.0, false, NULL,
+     "bits of CPU features that may be used; all, or a number"},
+    {"max_tokens", SRV_INTEGER, AT(max_tokens), LOCAL, 0, 16777216, true, NULL,
+     "tokens to generate; auto: what the context has left"},
+    {"temperature", SRV_NUMBER, AT(temperature), LOCAL, 0, 2, false, NULL, "0: always the most probable token"},
+    {"top_p", SRV_NUMBER, AT(top_p), LOCAL, 0, 1, false, NULL, "nucleus of the choice"},
+    {"top_k", SRV_INTEGER, AT(top_k), LOCAL, 0, 1000000, false, NULL, "most probable tokens to choose from; 0: all"},
+    {"seed", SRV_INTEGER, AT(seed), LOCAL, 0, 9007199254740992.0, true, NULL, "seed of the choices; auto: random"},
+    {"system", SRV_TEXT, AT(system), LOCAL, 0, 65536, false, NULL, "system message"},
+    {"stats", SRV_SWITCH, AT(stats), LOCAL, 0, 0, false, NULL, "print numbers of the decoding to stderr"},
+    {"raw", SRV_SWITCH, AT(raw), SRV_GENERATE, 0, 0, false, NULL, "no chat template: continue the text as it is"},
+};
+enum { N_OPTIONS = sizeof srv_options / sizeof *srv_options };
+const int srv_n_options = N_OPTIONS;
+_Static_assert((int)N_OPTIONS <= (int)SRV_MAX_OPTIONS, "origins has an entry for every option");
+
+void *srv_option_field(const struct srv_config *c, const struct srv_option *o)
+{
+    return (char *)(uintptr_t)c + o->offset;
+}
+
+int srv_config_find(const char *key)
+{
+    for (int i = 0; i < srv_n_options; i++)
+        if (!strcmp(srv_options[i].key, key))
+            return i;
+    return -1;
+}
+
+void srv_option_allowed(const struct srv_option *o, char *out, size_t size)
+{
+    const char *also = o->zero_is_auto ? "auto, or " : "";
+    switch (o->type) {
+    case SRV_TEXT:
+        snprintf(out, size, "%s", o->min > 0 ? "a text that is not empty" : "a text");
+        break;
+    case SRV_WORD:
+        snprintf(out, size, "%s", o->words);
+        break;
+    case SRV_INTEGER:
+        snprintf(out, size, "%san integer from %.0f to %.0f", also, o->min, o->max);
+        break;
+    case SRV_BLOCK:
+        snprintf(out, size, "4, 8, 16, 32 or 64");
+        break;
+    case SRV_SIZE:
+        snprintf(out, size, "%sbytes, or a number with KiB, MiB or GiB, from %.0f to %.0f bytes", also, o->min, o->max);
+        break;
+    case SRV_SECONDS:
+        snprintf(out, size, "seconds from %g to %g", o->min, o->max);
+        break;
+    case SRV_NUMBER:
+        snprintf(out, size, "a number from %g to %g", o->min, o->max);
+        break;
+    case SRV_MODES:
+        snprintf(out, size, "a comma list of ar, self_speculation, diffusion");
+        break;
+    case SRV_MASK:
+        snprintf(out, size, "all, or a number from 0 to 0xffffffff");
+        break;
+    case SRV_SWITCH:
+        snprintf(out, size, "true or false");
+        break;
+    }
+}
+
+static void format_value(const struct srv_config *c, const struct srv_option *o, char *out, size_t size)
+{
+    const void *at = srv_option_field(c, o);
+    int64_t i = 0;
+    if (o->type != SRV_TEXT && o->type != SRV_WORD && o->type != SRV_SWITCH)
+        memcpy(&i, at, sizeof i);
+    switch (o->type) {
+    case SRV_TEXT:
+    case SRV_WORD: {
+        const char *text = *(const char *const *)at;
+        bool quote =
+            !*text || strpbrk(text, ":#'\"{}[],&*?|<>=!%@`\n ") || strspn(text, "0123456789.-") == strlen(text);
+        snprintf(out, size, quote ? "\"%s\"" : "%s", text);
+        break;
+    }
+    case SRV_SECONDS:
+    case SRV_NUMBER:
+        snprintf(out, size, "%g", *(const double *)at);
+        break;
+    case SRV_MODES:
+        snprintf(out, size, "%s%s%s", i & 1 << ENG_MODE_AR ? ",ar" : "",
+                 i & 1 << ENG_MODE_SELF_SPECULATION ? ",self_speculation" : "",
+                 i & 1 << ENG_MODE_DIFFUSION ? ",diffusion" : "");
+        memmove(out, out + 1, strlen(out));
+        break;
+    case SRV_MASK:
+        snprintf(out, size, i == UINT32_MAX ? "all" : "0x%llx", (long long)i);
+        break;
+    case SRV_SWITCH:
+        snprintf(out, size, "%s", *(const bool *)at ? "true" : "false");
+        break;
+    default:
+        if (!i && o->zero_is_auto)
+            snprintf(out, size, "auto");
+        else if (o->type == SRV_SIZE && i && i % (1 << 20) == 0)
+            snprintf(out, size, "%lldMiB", (long long)(i >> 20));
+        else
+            snprintf(out, size, "%lld", (long long)i);
+    }
+}
+
+void srv_config_print(const struct srv_config *c, enum srv_command command, FILE *out)
+{
+    static const char *const origin_names[] = {"default", "config file", "environment", "flag"};
+    char value[8192];
+    for (int i = 0; i < srv_n_options; i++) {
+        if (!(srv_options[i].commands & (unsigned)command))
+            continue;
+        format_value(c, &srv_options[i], value, sizeof value);
+        fprintf(out, "%s: %s  # %s\n", srv_options[i].key, value, origin_names[c->origins[i]]);
+    }
+}
+
+void srv_config_help(enum srv_command command, FILE *out)
+{
+    struct srv_config defaults;
+    if (srv_config_default(&defaults))
+        return;
+    for (int i = 0; i < srv_n_options; i++) {
+        const struct srv_option *o = &srv_options[i];
+        if (!(o->commands & (unsigned)command))
+            continue;
+        char flag[64], value[512], allowed[160];
+        snprintf(flag, sizeof flag, "%s", o->key);
+        for (char *p = flag; *p; p++)
+            if (*p == '_')
+                *p = '-';
+        format_value(&defaults, o, value, sizeof value);
+        srv_option_allowed(o, allowed, sizeof allowed);
+        if (o->type == SRV_SWITCH)
+            fprintf(out, "  --%-18s %s\n", flag, o->help);
+        else
+            fprintf(out, "  --%-18s %s\n  %20s %s; default %s\n", flag, o->help, "", allowed, value);
+    }
+    fprintf(out, "  --%-18s %s\n", "config", "YAML file with the same settings as keys (_ for -)");
+    if (command == SRV_SERVE)
+        fprintf(out, "  --%-18s %s\n", "print-config", "print the settings and where each came from, then exit");
+    fprintf(out, "Each is also an environment variable: TRIMODE_ and the name in upper case with _ for -.\n"
+                 "Flags beat the environment, which beats the file, which beats the default.\n");
+    srv_config_done(&defaults);
+}

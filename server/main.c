@@ -1,0 +1,98 @@
+// The program: sub-commands in the style of git. Exit status 0 well, 1 failed, 2 used wrongly, 130 interrupted.
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+#include "config.h"
+#include "log.h"
+#include "loop.h"
+#include "server.h"
+
+extern char **environ;
+
+static const struct command {
+    const char *name, *usage, *summary;
+    enum srv_command command;
+} commands[] = {
+    {"serve", "trimode serve [--flag value ...]", "answer HTTP requests as the OpenAI API does", SRV_SERVE},
+    {"generate", "trimode generate \"text\" [--flag value ...]", "one completion on the terminal", SRV_GENERATE},
+    {"chat", "trimode chat [--flag value ...]", "a conversation on the terminal", SRV_CHAT},
+};
+
+static int usage(FILE *out, int status)
+{
+    fprintf(out, "usage: trimode COMMAND [--flag value ...]\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fprintf(out, "\n`trimode COMMAND --help` lists the flags of a command; `trimode --version` prints the version.\n");
+    return status;
+}
+
+static int serve(const struct srv_config *c)
+{
+    enum srv_log_level level = !strcmp(c->log_level, "debug")  ? SRV_LOG_DEBUG
+                               : !strcmp(c->log_level, "info") ? SRV_LOG_INFO
+                               : !strcmp(c->log_level, "warn") ? SRV_LOG_WARN
+                                                               : SRV_LOG_ERROR;
+    srv_log_init(level, !strcmp(c->log_format, "json"), 2);
+    if (c->n_arguments) {
+        fprintf(stderr, "trimode serve: '%s' is not a flag; --help lists what is allowed\n", c->arguments[0]);
+        return 2;
+    }
+    struct srv_server *server = NULL;
+    char err[512] = "", url[320];
+    int status = srv_loop_open(c, &server, err, sizeof err);
+    if (status) {
+        fprintf(stderr, "trimode: %s\n", err);
+        return -status;
+    }
+    // On stdout, for whoever started us with --port 0.
+    srv_loop_url(server, url, sizeof url);
+    printf("listening on %s\n", url);
+    fflush(stdout);
+    status = srv_loop_run(server, true);
+    srv_loop_close(server);
+    return status;
+}
+
+static int run(const struct command *command, int argc, char **argv)
+{
+    struct srv_config config;
+    char err[640] = "";
+    int status = srv_config_read(&config, command->command, argc, argv, environ, err, sizeof err);
+    if (config.help) {
+        printf("usage: %s\n%s\n\n", command->usage, command->summary);
+        srv_config_help(command->command, stdout);
+        status = 0;
+    } else if (status) {
+        fprintf(stderr, "trimode: %s\n", err);
+        status = 2;
+    } else if (config.print_config) {
+        srv_config_print(&config, command->command, stdout);
+    } else if (command->command == SRV_SERVE) {
+        status = serve(&config);
+    } else if (command->command == SRV_GENERATE) {
+        status = srv_cli_generate(&config);
+    } else {
+        status = srv_cli_chat(&config);
+    }
+    srv_config_done(&config);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2)
+        return usage(stderr, 2);
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))
+        return usage(stdout, 0);
+    if (!strcmp(argv[1], "--version")) {
+        printf("trimode %s\n", TRIMODE_VERSION);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return run(&commands[i], argc - 2, argv + 2);
+    fprintf(stderr, "trimode: there is no command '%s'; allowed: serve, generate, chat\n", argv[1]);
+    return 2;
+}

@@ -1,0 +1,143 @@
+// The metrics page: names, histograms that add up, labels from fixed lists, and the linter that Prometheus ships.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "client.h"
+
+static struct srv_config config;
+
+static int setup(void **state)
+{
+    (void)state;
+    test_config(&config);
+    test_start(&config);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    int status = test_stop();
+    srv_config_done(&config);
+    return status;
+}
+
+static void expect(const char *page, const char *line)
+{
+    char text[256];
+    snprintf(text, sizeof text, "\n%s\n", line);
+    if (!strstr(page, text))
+        fail_msg("the page lacks: %s", line);
+}
+
+static void test_counts_requests_answers_and_times(void **state)
+{
+    (void)state;
+    cJSON_Delete(post_json("/v1/completions", "{\"prompt\":\"a\",\"mode\":\"ar\"}", 200));
+    cJSON_Delete(post_json("/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":1}", 200));
+    cJSON_Delete(post_json("/v1/chat/completions", "{\"messages\":5}", 400));
+    cJSON_Delete(get_json("/some/path/of/a/client", 404));
+    struct reply r = http_get("/metrics", "");
+    assert_int_equal(r.status, 200);
+    assert_string_equal(header_of(&r, "Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
+    expect(r.body, "trimode_requests_total{endpoint=\"completions\",mode=\"ar\",finish_reason=\"stop\"} 1");
+    expect(r.body,
+           "trimode_requests_total{endpoint=\"completions\",mode=\"self_speculation\",finish_reason=\"length\"} 1");
+    expect(r.body, "trimode_http_responses_total{path=\"/v1/completions\",code=\"200\"} 2");
+    expect(r.body, "trimode_http_responses_total{path=\"/v1/chat/completions\",code=\"400\"} 1");
+    expect(r.body, "trimode_http_responses_total{path=\"other\",code=\"404\"} 1");
+    expect(r.body, "trimode_mode_decisions_total{mode=\"ar\",reason=\"requested\"} 1");
+    expect(r.body, "trimode_mode_decisions_total{mode=\"self_speculation\",reason=\"auto\"} 1");
+    expect(r.body, "trimode_time_to_first_token_seconds_count{mode=\"ar\"} 1");
+    expect(r.body, "trimode_time_to_first_token_seconds_bucket{mode=\"ar\",le=\"0.001\"} 0");
+    expect(r.body, "trimode_time_to_first_token_seconds_bucket{mode=\"ar\",le=\"0.005\"} 1");
+    expect(r.body, "trimode_forward_rows_bucket{le=\"2\"} 3");
+    expect(r.body, "trimode_forward_rows_bucket{le=\"4\"} 3");
+    expect(r.body, "trimode_forward_rows_bucket{le=\"+Inf\"} 4");
+    expect(r.body, "trimode_kv_pages{state=\"used\"} 8");
+    expect(r.body, "trimode_kv_usage_ratio 0.25");
+    expect(r.body, "trimode_requests_running{mode=\"ar\"} 1");
+    expect(r.body, "trimode_weights_bytes{copy=\"resident\"} 1000");
+    assert_non_null(strstr(r.body, "trimode_build_info{version=\"" TRIMODE_VERSION "\",model=\"fake\""));
+    assert_null(strstr(r.body, "some/path"));
+    reply_free(&r);
+}
+
+static void test_promtool_finds_nothing(void **state)
+{
+    (void)state;
+    if (system("command -v promtool >/dev/null 2>&1")) {
+        skip();
+        return;
+    }
+    cJSON_Delete(post_json("/v1/completions", "{\"prompt\":\"a\"}", 200));
+    struct reply r = http_get("/metrics", "");
+    FILE *lint = popen("promtool check metrics", "w");
+    assert_non_null(lint);
+    fwrite(r.body, 1, r.body_len, lint);
+    assert_int_equal(pclose(lint), 0);
+    reply_free(&r);
+}
+
+static void test_the_page_is_rendered_within_a_millisecond(void **state)
+{
+    (void)state;
+    struct reply r = http_get("/version", "");
+    reply_free(&r);
+    struct srv_server *s = calloc(1, sizeof *s);
+    s->config = &config;
+    s->model_name = strdup("m");
+    srv_metrics_init(&s->metrics);
+    for (int i = 0; i < SRV_METRICS_ROUTES; i++)
+        for (int code = 200; code < 210; code++)
+            srv_metrics_answer(&s->metrics, i, code);
+    struct srv_buf out = {0};
+    struct timespec a, b;
+    double best = 1;
+    for (int i = 0; i < 20; i++) {
+        srv_buf_reset(&out);
+        clock_gettime(CLOCK_MONOTONIC, &a);
+        srv_metrics_render(s, &out);
+        clock_gettime(CLOCK_MONOTONIC, &b);
+        double t = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) * 1e-9;
+        best = t < best ? t : best;
+    }
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    assert_true(best < 1e-3);
+#endif
+    srv_buf_free(&out);
+    free(s->model_name);
+    free(s);
+}
+
+static void test_histograms(void **state)
+{
+    (void)state;
+    static const double bounds[] = {1, 2};
+    struct srv_hist h = {.bounds = bounds, .n_bounds = 2};
+    srv_hist_add(&h, 1, 2);
+    srv_hist_add(&h, 1.5, 1);
+    srv_hist_add(&h, 9, 1);
+    srv_hist_add(&h, __builtin_nan(""), 1);
+    assert_true(h.counts[0] == 2 && h.counts[1] == 1 && h.counts[2] == 2 && h.count == 5);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        T(test_counts_requests_answers_and_times),
+        T(test_promtool_finds_nothing),
+        T(test_the_page_is_rendered_within_a_millisecond),
+        cmocka_unit_test(test_histograms),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
