@@ -106,6 +106,8 @@ static bool is_text(const cJSON *item, const char *text)
 // Does this value of an unsupported field ask for nothing?
 static bool is_neutral(const char *name, const cJSON *item, const cJSON *body)
 {
+    if (!strcmp(name, "prompt_logprobs"))
+        return cJSON_IsFalse(item); // 0 asks for the tokens of the prompt, without alternatives
     if (cJSON_IsFalse(item) || is_text(item, "") || (cJSON_IsNumber(item) && item->valuedouble == 0) ||
         ((cJSON_IsArray(item) || cJSON_IsObject(item)) && !item->child))
         return true;

@@ -1,5 +1,6 @@
 // 2 PARSE: the fields that say how to sample, where to stop and in which mode to decode, with their ranges. What
 // depends on the model (ids, block lengths it allows, modes it has) is checked by eng_request_new or against eng_info.
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -100,6 +101,12 @@ static int parse_biases(struct srv_gen *g, struct srv_error *e)
     return 0;
 }
 
+// A number that is not 0 does not become 0, which would mean something else.
+static float above_zero(double value)
+{
+    return value > (double)FLT_MIN ? (float)value : FLT_MIN;
+}
+
 static int parse_sampling(struct srv_exchange *x, struct srv_gen *g, struct srv_error *e)
 {
     const cJSON *b = g->body;
@@ -128,9 +135,9 @@ static int parse_sampling(struct srv_exchange *x, struct srv_gen *g, struct srv_
     else if (getrandom(&p->seed, sizeof p->seed, GRND_NONBLOCK) != (ssize_t)sizeof p->seed)
         p->seed = uv_hrtime();
     p->temperature = (float)temperature;
-    p->top_p = top_p > 0 ? (float)top_p : 1e-9f; // 0 means what an infinitely small nucleus means: one token
+    p->top_p = above_zero(top_p); // 0 means what an infinitely small nucleus means: one token
     p->min_p = (float)min_p;
-    p->repetition_penalty = (float)repetition;
+    p->repetition_penalty = above_zero(repetition);
     p->presence_penalty = (float)presence;
     p->frequency_penalty = (float)frequency;
     p->top_k = top_k > 0 ? (int32_t)top_k : 0;
@@ -275,7 +282,7 @@ static int parse_mode(struct srv_gen *g, struct srv_error *e)
             e, "invalid_value", "commit_policy",
             "Invalid value for 'commit_policy': '%.32s'; allowed are confidence, schedule and leftmost.", policy);
     p->mode = (enum eng_mode)mode;
-    p->threshold = (float)threshold;
+    p->threshold = has_threshold ? above_zero(threshold) : 0;
     p->steps = (int32_t)steps;
     p->commit_policy = (enum eng_commit_policy)parsed;
     p->lossless = lossless;

@@ -13,6 +13,10 @@ static bool reserve(struct srv_buf *b, size_t extra)
         return false;
     if (b->cap - b->len > extra)
         return true;
+    if (extra >= SIZE_MAX / 2 - b->len) { // doubling would end at 0
+        b->failed = true;
+        return false;
+    }
     size_t cap = b->cap ? b->cap : 128;
     while (cap - b->len <= extra)
         cap *= 2;

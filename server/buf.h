@@ -1,5 +1,6 @@
 // A growable byte buffer with a sticky failure flag, and the JSON string escaper that everything we print goes through.
-// Zero-initialise to start. The bytes are always followed by a NUL that len does not count.
+// Zero-initialise to start. The bytes are always followed by a NUL that len does not count. It is not the engine's
+// eng_buf, because the server sees engine.h and nothing below it.
 #pragma once
 
 #include <stdbool.h>

@@ -12,7 +12,7 @@ enum srv_origin { SRV_FROM_DEFAULT, SRV_FROM_FILE, SRV_FROM_ENVIRONMENT, SRV_FRO
 
 enum { SRV_MAX_OPTIONS = 64 };
 
-// Values after the last source; see the table in config.c for ranges. Sizes and counts: 0 stands for `auto`.
+// Values after the last source; see the table in config_table.c for ranges. Sizes and counts: 0 stands for `auto`.
 struct srv_config {
     char *config; // the file that was read, or NULL
     char *model, *served_model_name, *host, *adapter, *api_key_file, *metrics_key_file, *cors_origin, *system;

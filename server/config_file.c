@@ -110,6 +110,8 @@ static int read_document(struct reader *r)
                 had_document = true;
                 break;
             case YAML_MAPPING_START_EVENT:
+                if (in_mapping) // as a key
+                    status = fail(r, line, "the file must hold `key: value` lines");
                 in_mapping = true;
                 break;
             case YAML_SCALAR_EVENT:

@@ -40,7 +40,7 @@ static char *find_bundled(const char *name)
 
 int srv_config_model_dir(const char *model, char **ret_dir, char **ret_name, char *err, size_t err_size)
 {
-    char *dir = strchr(model, '/') || model[0] == '.' ? NULL : find_bundled(model);
+    char *dir = !*model || strchr(model, '/') || model[0] == '.' ? NULL : find_bundled(model);
     if (!dir && is_folder(model))
         dir = realpath(model, NULL);
     if (!dir) {

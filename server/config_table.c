@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "buf.h"
 #include "engine.h"
 
 #define AT(field) offsetof(struct srv_config, field)
@@ -117,7 +118,8 @@ void srv_option_allowed(const struct srv_option *o, char *out, size_t size)
     }
 }
 
-static void format_value(const struct srv_config *c, const struct srv_option *o, char *out, size_t size)
+// The value as the config file has it. A text that is more than one word is a JSON string, which YAML reads as such.
+static void format_value(const struct srv_config *c, const struct srv_option *o, struct srv_buf *out)
 {
     const void *at = srv_option_field(c, o);
     int64_t i = 0;
@@ -127,70 +129,83 @@ static void format_value(const struct srv_config *c, const struct srv_option *o,
     case SRV_TEXT:
     case SRV_WORD: {
         const char *text = *(const char *const *)at;
-        bool quote =
-            !*text || strpbrk(text, ":#'\"{}[],&*?|<>=!%@`\n ") || strspn(text, "0123456789.-") == strlen(text);
-        snprintf(out, size, quote ? "\"%s\"" : "%s", text);
+        size_t n = strlen(text);
+        bool word = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_/0123456789.-") == n;
+        if (word && strspn(text, "0123456789.-") != n)
+            srv_buf_puts(out, text);
+        else
+            srv_buf_jsonz(out, text);
         break;
     }
     case SRV_SECONDS:
     case SRV_NUMBER:
-        snprintf(out, size, "%g", *(const double *)at);
+        srv_buf_printf(out, "%.15g", *(const double *)at);
         break;
-    case SRV_MODES:
-        snprintf(out, size, "%s%s%s", i & 1 << ENG_MODE_AR ? ",ar" : "",
-                 i & 1 << ENG_MODE_SELF_SPECULATION ? ",self_speculation" : "",
-                 i & 1 << ENG_MODE_DIFFUSION ? ",diffusion" : "");
-        memmove(out, out + 1, strlen(out));
+    case SRV_MODES: {
+        static const enum eng_mode modes[] = {ENG_MODE_AR, ENG_MODE_SELF_SPECULATION, ENG_MODE_DIFFUSION};
+        for (size_t k = 0, n = 0; k < sizeof modes / sizeof *modes; k++)
+            if (i & 1 << modes[k])
+                srv_buf_printf(out, "%s%s", n++ ? "," : "", eng_mode_name(modes[k]));
         break;
+    }
     case SRV_MASK:
-        snprintf(out, size, i == UINT32_MAX ? "all" : "0x%llx", (long long)i);
+        if (i == UINT32_MAX)
+            srv_buf_puts(out, "all");
+        else
+            srv_buf_printf(out, "0x%llx", (long long)i);
         break;
     case SRV_SWITCH:
-        snprintf(out, size, "%s", *(const bool *)at ? "true" : "false");
+        srv_buf_puts(out, *(const bool *)at ? "true" : "false");
         break;
     default:
         if (!i && o->zero_is_auto)
-            snprintf(out, size, "auto");
+            srv_buf_puts(out, "auto");
         else if (o->type == SRV_SIZE && i && i % (1 << 20) == 0)
-            snprintf(out, size, "%lldMiB", (long long)(i >> 20));
+            srv_buf_printf(out, "%lldMiB", (long long)(i >> 20));
         else
-            snprintf(out, size, "%lld", (long long)i);
+            srv_buf_printf(out, "%lld", (long long)i);
     }
 }
 
 void srv_config_print(const struct srv_config *c, enum srv_command command, FILE *out)
 {
     static const char *const origin_names[] = {"default", "config file", "environment", "flag"};
-    char value[8192];
+    struct srv_buf value = {0};
     for (int i = 0; i < srv_n_options; i++) {
         if (!(srv_options[i].commands & (unsigned)command))
             continue;
-        format_value(c, &srv_options[i], value, sizeof value);
-        fprintf(out, "%s: %s  # %s\n", srv_options[i].key, value, origin_names[c->origins[i]]);
+        srv_buf_reset(&value);
+        format_value(c, &srv_options[i], &value);
+        fprintf(out, "%s: %s  # %s\n", srv_options[i].key, value.data ? value.data : "", origin_names[c->origins[i]]);
     }
+    srv_buf_free(&value);
 }
 
 void srv_config_help(enum srv_command command, FILE *out)
 {
     struct srv_config defaults;
+    struct srv_buf value = {0};
     if (srv_config_default(&defaults))
         return;
     for (int i = 0; i < srv_n_options; i++) {
         const struct srv_option *o = &srv_options[i];
         if (!(o->commands & (unsigned)command))
             continue;
-        char flag[64], value[512], allowed[160];
+        char flag[64], allowed[160];
         snprintf(flag, sizeof flag, "%s", o->key);
         for (char *p = flag; *p; p++)
             if (*p == '_')
                 *p = '-';
-        format_value(&defaults, o, value, sizeof value);
+        srv_buf_reset(&value);
+        format_value(&defaults, o, &value);
         srv_option_allowed(o, allowed, sizeof allowed);
         if (o->type == SRV_SWITCH)
             fprintf(out, "  --%-18s %s\n", flag, o->help);
         else
-            fprintf(out, "  --%-18s %s\n  %20s %s; default %s\n", flag, o->help, "", allowed, value);
+            fprintf(out, "  --%-18s %s\n  %20s %s; default %s\n", flag, o->help, "", allowed,
+                    value.data ? value.data : "");
     }
+    srv_buf_free(&value);
     fprintf(out, "  --%-18s %s\n", "config", "YAML file with the same settings as keys (_ for -)");
     if (command == SRV_SERVE)
         fprintf(out, "  --%-18s %s\n", "print-config", "print the settings and where each came from, then exit");

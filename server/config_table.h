@@ -26,7 +26,7 @@ struct srv_option {
     unsigned commands;
     double min, max;
     bool zero_is_auto; // `auto` is allowed and means 0
-    const char *words; // SRV_SRV_SRV_SRV_SRV_SRV_SRV_SRV_SRV_SRV_WORD: "a|b|c"
+    const char *words; // SRV_WORD: "a|b|c"
     const char *help;
 };
 

@@ -54,8 +54,8 @@ enum MHD_Result srv_http_json(struct srv_exchange *x, int status, struct srv_buf
 enum MHD_Result srv_http_text(struct srv_exchange *x, int status, const char *type, struct srv_buf *body);
 enum MHD_Result srv_http_error(struct srv_exchange *x, const struct srv_error *e);
 
-// One key a line; empty lines and lines that start with # are skipped. An empty path means no keys. -1 and one
-// sentence.
+// One key a line, without the blanks around it; empty lines and lines that start with # are skipped. An empty path
+// means no keys. -1 and one sentence.
 int srv_http_keys_load(struct srv_keys *keys, const char *setting, const char *path, char *err, size_t err_size);
 void srv_http_keys_free(struct srv_keys *keys);
 // Does the Authorization header carry one of the keys? The time taken does not depend on how much of a key matches.

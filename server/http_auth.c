@@ -20,12 +20,19 @@ int srv_http_keys_load(struct srv_keys *keys, const char *setting, const char *p
     ssize_t n;
     int status = 0;
     while (!status && (n = getline(&line, &size, file)) >= 0) {
+        if (strlen(line) != (size_t)n) { // UTF-16, for example; it would be cut, down to a key of no bytes
+            snprintf(err, err_size, "%s: '%s' holds a zero byte; allowed: a text file with one key a line", setting,
+                     path);
+            status = -1;
+            continue;
+        }
         while (n > 0 && strchr("\r\n\t ", line[n - 1]))
             line[--n] = 0;
-        if (n == 0 || line[0] == '#')
+        const char *key = line + strspn(line, "\t ");
+        if (!*key || *key == '#')
             continue;
         char **grown = realloc(keys->keys, (keys->n + 1) * sizeof *grown);
-        char *copy = strdup(line);
+        char *copy = strdup(key);
         if (grown)
             keys->keys = grown;
         if (!grown || !copy) {

@@ -1,7 +1,7 @@
 // 1 REQUEST: libmicrohttpd 0.9.75 takes two Content-Length headers, a length beside a transfer coding, a space before
-// the colon and unknown codings; a proxy in front may read such a request differently and let a hidden second request
-// through. They are refused here and the connection is closed. (Later versions of the library refuse most of this
-// themselves.)
+// the colon, folded lines and unknown codings; a proxy in front may read such a request differently and let a hidden
+// second request through. They are refused here and the connection is closed. (Later versions of the library refuse
+// most of this themselves.)
 #include "http_guard.h"
 
 #include <ctype.h>
@@ -14,7 +14,7 @@
 
 struct counts {
     int lengths, codings, hosts;
-    bool bad_name, bad_coding;
+    bool bad_name, bad_coding, folded;
     const char *length;
 };
 
@@ -25,6 +25,10 @@ static enum MHD_Result count_header(void *cls, enum MHD_ValueKind kind, const ch
     for (const char *p = key; *p; p++)
         if (!isalnum((unsigned char)*p) && !strchr("!#$%&'*+-.^_`|~", *p))
             c->bad_name = true;
+    // A folded line: its second half is glued to the name, and a proxy may have read it as the value.
+    static const char *const framing[] = {"Content-Length", "Transfer-Encoding"};
+    for (size_t i = 0, n; i < sizeof framing / sizeof *framing; i++)
+        c->folded |= !strncasecmp(key, framing[i], n = strlen(framing[i])) && key[n];
     if (!strcasecmp(key, "Content-Length")) {
         c->lengths++;
         c->length = value;
@@ -46,6 +50,7 @@ bool srv_http_guard(struct srv_exchange *x, uint64_t *ret_length)
                       : c.codings > 1 || c.bad_coding ? "a Transfer-Encoding other than chunked"
                       : c.hosts > 1                   ? "more than one Host header"
                       : c.bad_name                    ? "a header name with forbidden characters"
+                      : c.folded                      ? "a folded Content-Length or Transfer-Encoding"
                                                       : NULL;
     *ret_length = 0;
     if (c.codings)

@@ -121,7 +121,7 @@ static bool scan_number(struct scan *s)
             return false;
     }
     // cJSON copies numbers into 64 bytes and would read a longer one as two.
-    return s->p - from < 60 || fail(s, "a number with more than 60 characters");
+    return s->p - from <= 60 || fail(s, "a number with more than 60 characters");
 }
 
 static bool scan_word(struct scan *s, const char *word)

@@ -84,26 +84,6 @@ static void test_the_file_may_come_from_the_environment(void **state)
     srv_config_done(&c);
 }
 
-static void test_printed_settings_are_a_valid_file(void **state)
-{
-    (void)state;
-    const char *const flags[] = {"--port",     "0",    "--served-model-name", "a: b", "--kv-memory", "3GiB",
-                                 "--cpu-mask", "0x10", "--threshold",         "0.75", NULL};
-    struct srv_config c, again;
-    assert_int_equal(read_with(&c, SRV_SERVE, NULL, flags), 0);
-    FILE *f = fopen(path, "w");
-    srv_config_print(&c, SRV_SERVE, f);
-    fclose(f);
-    const char *const file[] = {"--config", path, NULL};
-    if (read_with(&again, SRV_SERVE, NULL, file))
-        fail_msg("%s", err);
-    assert_string_equal(again.served_model_name, "a: b");
-    assert_true(again.kv_memory == c.kv_memory && again.cpu_mask == 0x10 && again.threshold == 0.75 && again.port == 0);
-    assert_int_equal(again.auto_modes, c.auto_modes);
-    srv_config_done(&c);
-    srv_config_done(&again);
-}
-
 static void test_the_shipped_file_is_valid_and_holds_the_defaults(void **state)
 {
     (void)state;
@@ -177,45 +157,6 @@ static void test_unusable_combinations(void **state)
     srv_config_done(&c);
 }
 
-static void test_bad_files(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *text, *says;
-    } cases[] = {
-        {"port: 1\nport: 2\n", ":2: the key 'port' is there twice"},
-        {"prot: 1\n", ":1: there is no setting 'prot'"},
-        {"a:\n  b: 1\n", "plain value or a list"},
-        {"host: &x y\n", "anchors, aliases and tags"},
-        {"host: *x\n", "line"},
-        {"host: !!str y\n", "anchors, aliases and tags"},
-        {"- port\n", "`key: value` lines"},
-        {"port\n", "`key: value` lines"},
-        {"port: 1\n---\nport: 2\n", "second document"},
-        {"auto_modes: [ar, [diffusion]]\n", "plain values only"},
-        {"port: [\n", "not valid YAML"},
-        {"\tport: 1\n", "not valid YAML"},
-        {"port: 99999\n", ":1: port cannot be '99999'"},
-        {"host: \"a\\0b\"\n", "zero byte"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        write_file(cases[i].text);
-        const char *const flags[] = {"--config", path, NULL};
-        struct srv_config c;
-        int status = read_with(&c, SRV_SERVE, NULL, flags);
-        srv_config_done(&c);
-        if (status != -1)
-            fail_msg("accepted: %s", cases[i].text);
-        if (i != 4 && !strstr(err, cases[i].says))
-            fail_msg("%s does not say %s", err, cases[i].says);
-    }
-    write_file("");
-    const char *const flags[] = {"--config", path, NULL};
-    struct srv_config c;
-    assert_int_equal(read_with(&c, SRV_SERVE, NULL, flags), 0);
-    srv_config_done(&c);
-}
-
 static void test_environment(void **state)
 {
     (void)state;
@@ -245,31 +186,6 @@ static void test_a_servers_file_serves_generate_too(void **state)
     srv_config_done(&c);
 }
 
-static void test_models_are_found_by_folder(void **state)
-{
-    (void)state;
-    char *dir = NULL, *name = NULL;
-    assert_int_equal(srv_config_model_dir("/tmp", &dir, &name, err, sizeof err), 0);
-    assert_string_equal(name, "tmp");
-    free(dir);
-    free(name);
-    assert_int_equal(srv_config_model_dir("no-such-model", &dir, &name, err, sizeof err), -1);
-    assert_non_null(strstr(err, "'no-such-model' is neither a folder nor a bundled model"));
-}
-
-static void test_help_lists_the_commands_own_flags(void **state)
-{
-    (void)state;
-    char *text = NULL;
-    size_t n = 0;
-    FILE *f = open_memstream(&text, &n);
-    srv_config_help(SRV_GENERATE, f);
-    fclose(f);
-    assert_non_null(strstr(text, "--max-tokens"));
-    assert_null(strstr(text, "--api-key-file"));
-    free(text);
-}
-
 int main(void)
 {
     int fd = mkstemp(path);
@@ -279,16 +195,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flags_beat_environment_beats_file_beats_default),
         cmocka_unit_test(test_the_file_may_come_from_the_environment),
-        cmocka_unit_test(test_printed_settings_are_a_valid_file),
         cmocka_unit_test(test_the_shipped_file_is_valid_and_holds_the_defaults),
         cmocka_unit_test(test_ranges),
         cmocka_unit_test(test_a_flag_without_value),
         cmocka_unit_test(test_unusable_combinations),
-        cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_a_servers_file_serves_generate_too),
-        cmocka_unit_test(test_models_are_found_by_folder),
-        cmocka_unit_test(test_help_lists_the_commands_own_flags),
     };
     int status = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(path);
