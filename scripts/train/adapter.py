@@ -89,7 +89,7 @@ class Task:
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument("--steps", type=int, default=300)
+    ap.add_argument("--steps", type=int, default=660)
     ap.add_argument("--rows", type=int, default=2048, help="rows of a micro-batch")
     ap.add_argument("--micros", type=int, default=4, help="micro-batches of a step")
     ap.add_argument("--lr", type=float, default=2e-3)

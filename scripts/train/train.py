@@ -103,8 +103,8 @@ def save(path, value):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument("--steps", type=int, default=2600)
-    ap.add_argument("--ar-steps", type=int, default=300, help="length of stage 1")
+    ap.add_argument("--steps", type=int, default=5000)
+    ap.add_argument("--ar-steps", type=int, default=200, help="length of stage 1")
     ap.add_argument("--rows", type=int, default=2048, help="rows of a micro-batch")
     ap.add_argument("--micros", type=int, default=4, help="micro-batches of a step")
     ap.add_argument("--muon-lr", type=float, default=0.02)

@@ -175,12 +175,14 @@ MODEL_TEST(one_layer_f32)
 MODEL_TEST(yarn)
 MODEL_TEST(yarn_attention)
 MODEL_TEST(rows_block)
+MODEL_TEST(nano)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_wide_q), cmocka_unit_test(test_three_heads),    cmocka_unit_test(test_one_layer_f32),
         cmocka_unit_test(test_yarn),   cmocka_unit_test(test_yarn_attention), cmocka_unit_test(test_rows_block),
+        cmocka_unit_test(test_nano),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
