@@ -79,8 +79,7 @@ struct eng_info {
 };
 const struct eng_info *eng_info(const struct eng_engine *e); // lives as long as the engine
 
-// ---- text
-// -------------------------------------------------------------------------------------------------------------
+// ---- text -----------------------------------------------------------------------------------------------------------
 
 // parse_special: special tokens in the text become their ids (else they are ordinary text). *ret_ids is freed with
 // free. ENG_EINVAL: not UTF-8. ENG_ELIMIT: the pre-tokenizer gave up.
@@ -97,8 +96,7 @@ int eng_chat(const struct eng_engine *e, const struct cJSON *messages, const str
              bool add_generation_prompt, bool continue_final_message, const struct cJSON *kwargs, int32_t **ret_ids,
              size_t *ret_n, char *err, size_t err_size);
 
-// ---- requests
-// ---------------------------------------------------------------------------------------------------------
+// ---- requests -------------------------------------------------------------------------------------------------------
 
 enum eng_commit_policy { ENG_COMMIT_CONFIDENCE, ENG_COMMIT_SCHEDULE, ENG_COMMIT_LEFTMOST, ENG_N_COMMIT };
 // "confidence", "schedule", "leftmost"; parse gives -1 for an unknown name.
@@ -158,8 +156,7 @@ void eng_cancel(struct eng_request *r);
 // Refuses submissions from now on (ENG_ECLOSED); what was accepted goes on.
 void eng_drain(struct eng_engine *e);
 
-// ---- events
-// -----------------------------------------------------------------------------------------------------------
+// ---- events ---------------------------------------------------------------------------------------------------------
 
 enum eng_finish {
     ENG_FINISH_NONE,
@@ -221,8 +218,7 @@ struct eng_event {
 struct eng_event *eng_take_events(struct eng_engine *e);
 void eng_event_free(struct eng_event *ev);
 
-// ---- numbers
-// ----------------------------------------------------------------------------------------------------------
+// ---- numbers --------------------------------------------------------------------------------------------------------
 
 enum eng_pass_kind {
     ENG_PASS_PREFILL,

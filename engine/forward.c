@@ -49,8 +49,7 @@ int64_t eng_forward_page_bytes(const struct eng_weights *weights, int32_t page_s
     return (int64_t)2 * c->n_layers * c->n_kv_heads * c->head_dim * page_size * (int64_t)sizeof(float);
 }
 
-// ---- one pass
-// -------------------------------------------------------------------------------------------------------------
+// ---- one pass -------------------------------------------------------------------------------------------------------
 
 // A malformed batch is our own bug, so it asserts. Fills the host arrays; says whether any row has the adapter on.
 static bool prepare(struct forward *f, const struct eng_batch *batch)
@@ -163,8 +162,7 @@ void eng_forward_limit_chunk(struct eng_model *model, int32_t rows)
     f->chunk = rows;
 }
 
-// ---- open and close
-// ---------------------------------------------------------------------------------------------------------
+// ---- open and close -------------------------------------------------------------------------------------------------
 
 static void close_forward(void *ctx)
 {

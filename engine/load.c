@@ -1,5 +1,5 @@
-// Opening a checkpoint folder: backend, weights, tokenizer, chat template, and how much KV memory there is; then the public text
-// functions over them. Runs on the caller's thread; after eng_open everything here is constant.
+// Opening a checkpoint folder: backend, weights, tokenizer, chat template, and how much KV memory there is; then the
+// public text functions over them. Runs on the caller's thread; after eng_open everything here is constant.
 #include "core.h"
 
 #include <stdio.h>
@@ -59,7 +59,7 @@ static int load_text(const struct eng_options *o, struct loaded *l, char *err, s
     return eng_chat_load(o->model_dir, l->tokenizer, &l->chat, err, err_size);
 }
 
-// ---- memory -----------------------------------------------------------------------------------------------------------
+// ---- memory ---------------------------------------------------------------------------------------------------------
 
 static int64_t quarter_of_machine(void)
 {
@@ -87,8 +87,9 @@ static int size_kv(const struct eng_options *o, const struct eng_weights *w, str
     if (n_pages > INT32_MAX / o->page_size)
         n_pages = INT32_MAX / o->page_size;
     if (n_pages * o->page_size < 2)
-        return fail(ENG_EINVAL, err, err_size, "kv_memory of %lld bytes holds no context: a page of %d tokens needs %lld",
-                    (long long)memory, o->page_size, (long long)page_bytes);
+        return fail(ENG_EINVAL, err, err_size,
+                    "kv_memory of %lld bytes holds no context: a page of %d tokens needs %lld", (long long)memory,
+                    o->page_size, (long long)page_bytes);
     if (o->max_context && n_pages * o->page_size < o->max_context)
         return fail(ENG_EINVAL, err, err_size,
                     "max_context %d does not fit the KV memory of %lld bytes, which holds %lld tokens", o->max_context,
@@ -99,7 +100,7 @@ static int size_kv(const struct eng_options *o, const struct eng_weights *w, str
     return 0;
 }
 
-// ---- open -------------------------------------------------------------------------------------------------------------
+// ---- open -----------------------------------------------------------------------------------------------------------
 
 static void fill_parts(const struct loaded *l, struct eng_parts *parts)
 {
@@ -156,7 +157,7 @@ int eng_open(const struct eng_options *options, struct eng_engine **ret_engine, 
     return rc;
 }
 
-// ---- text -------------------------------------------------------------------------------------------------------------
+// ---- text -----------------------------------------------------------------------------------------------------------
 
 int eng_encode(const struct eng_engine *e, const char *text, size_t len, bool parse_special, int32_t **ret_ids,
                size_t *ret_n)

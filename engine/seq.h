@@ -44,8 +44,8 @@ struct eng_run {
     int32_t n;
     int32_t tokens[ENG_MAX_BLOCK];
     const struct krn_choice *choices[ENG_MAX_BLOCK]; // where each came from; borrowed until the next pass
-    bool failed;     // a needed choice had no token: no token was allowed, or the logits were not finite
-    int32_t blocks;  // 1 after a block's first denoise pass, or a self-speculation cycle
+    bool failed;    // a needed choice had no token: no token was allowed, or the logits were not finite
+    int32_t blocks; // 1 after a block's first denoise pass, or a self-speculation cycle
     int32_t drafted, accepted, rejected; // verification only
     int32_t denoise_passes;              // of the block that ended
 };

@@ -89,7 +89,7 @@ struct krn_rope {
     int32_t query_original_max;
 };
 
-// ---- select: from logits to a token -------------------------------------------------------------------------------
+// ---- select: from logits to a token ---------------------------------------------------------------------------------
 
 // History of one token id, for penalties.
 struct krn_token_count {
@@ -135,8 +135,7 @@ struct krn_choice {
     float top_logprob[KRN_TOP_MAX];
 };
 
-// ---- the backend
-// ------------------------------------------------------------------------------------------------------
+// ---- the backend ----------------------------------------------------------------------------------------------------
 
 struct krn_backend {
     const char *name;        // "cpu", "cuda"

@@ -7,8 +7,7 @@
 #include "api.h"
 #include "api_common.h"
 
-// ---- messages
-// -------------------------------------------------------------------------------------------------------------
+// ---- messages -------------------------------------------------------------------------------------------------------
 
 // Text of a content: a string, or an array of text parts.
 static int content_text(const cJSON *content, const char *path, struct srv_buf *out, struct srv_error *e)
@@ -173,8 +172,7 @@ int srv_api_render(struct srv_server *server, const cJSON *body, int32_t **ret_i
     return status ? -1 : 0;
 }
 
-// ---- log-probabilities
-// ------------------------------------------------------------------------------------------------------
+// ---- log-probabilities ----------------------------------------------------------------------------------------------
 
 // `"token":...,"logprob":...,"bytes":[...]`
 static void token_fields(struct srv_buf *out, const struct eng_engine *engine, int32_t id, float logprob)
@@ -225,8 +223,7 @@ static void append_logprobs(struct srv_buf *out, struct srv_choice *c)
     out->failed |= c->logprobs[0].failed;
 }
 
-// ---- answers
-// ----------------------------------------------------------------------------------------------------------------
+// ---- answers --------------------------------------------------------------------------------------------------------
 
 static void stream_chunk(struct srv_choice *c, const char *text, size_t n)
 {

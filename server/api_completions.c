@@ -10,8 +10,7 @@
 enum { MAX_PROMPTS = 1024 };
 enum { TOKENS, LOGPROBS, TOP, OFFSETS }; // columns of choice.logprobs
 
-// ---- prompts
-// ----------------------------------------------------------------------------------------------------------------
+// ---- prompts --------------------------------------------------------------------------------------------------------
 
 static int read_text(struct srv_gen *g, struct srv_prompt *p, const char *text, const char *param, struct srv_error *e)
 {
@@ -92,8 +91,7 @@ static const struct srv_prompt *prompt_of(const struct srv_choice *c)
     return &g->prompts[c->index / g->n];
 }
 
-// ---- log-probabilities
-// ------------------------------------------------------------------------------------------------------
+// ---- log-probabilities ----------------------------------------------------------------------------------------------
 
 // A token as a JSON string; what is not UTF-8 alone is written as OpenAI does, "bytes:\xe2\x82".
 static void token_text(struct srv_buf *out, const struct eng_engine *engine, int32_t id)
@@ -176,8 +174,7 @@ static void append_logprobs(struct srv_buf *out, struct srv_choice *c)
     srv_buf_puts(out, "]}");
 }
 
-// ---- answers
-// ----------------------------------------------------------------------------------------------------------------
+// ---- answers --------------------------------------------------------------------------------------------------------
 
 // One entry of choices, from what the choice gathered. finish: NONE in the middle of a stream.
 static void append_choice(struct srv_buf *out, struct srv_choice *c, enum eng_finish finish)

@@ -21,8 +21,7 @@ static void put_modes(struct srv_buf *out, unsigned modes)
     srv_buf_append(out, "]", 1);
 }
 
-// ---- models
-// -----------------------------------------------------------------------------------------------------------------
+// ---- models ---------------------------------------------------------------------------------------------------------
 
 static void put_model(struct srv_buf *out, const struct srv_server *s)
 {
@@ -64,8 +63,7 @@ enum MHD_Result srv_api_model(struct srv_exchange *x)
     return srv_http_json(x, 200, &out);
 }
 
-// ---- tokenize
-// ---------------------------------------------------------------------------------------------------------------
+// ---- tokenize -------------------------------------------------------------------------------------------------------
 
 static int tokenize(struct srv_exchange *x, const cJSON *body, struct srv_buf *out, struct srv_error *e)
 {
@@ -180,8 +178,7 @@ enum MHD_Result srv_api_detokenize(struct srv_exchange *x)
     return with_body(x, detokenize);
 }
 
-// ---- probes
-// -----------------------------------------------------------------------------------------------------------------
+// ---- probes ---------------------------------------------------------------------------------------------------------
 
 static bool engine_failed(const struct srv_server *s)
 {
@@ -237,8 +234,7 @@ enum MHD_Result srv_api_version(struct srv_exchange *x)
     return srv_http_json(x, 200, &out);
 }
 
-// ---- status
-// -----------------------------------------------------------------------------------------------------------------
+// ---- status ---------------------------------------------------------------------------------------------------------
 
 static void put_streams(struct srv_buf *out, const struct srv_server *s)
 {

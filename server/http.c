@@ -16,8 +16,7 @@
 #include "sse.h"
 #include "stream.h"
 
-// ---- answers
-// ------------------------------------------------------------------------------------------------------------
+// ---- answers --------------------------------------------------------------------------------------------------------
 
 static void cors_headers(const struct srv_exchange *x, struct MHD_Response *r)
 {
@@ -103,8 +102,7 @@ enum MHD_Result srv_http_error(struct srv_exchange *x, const struct srv_error *e
     return srv_http_queue(x, e->status, r);
 }
 
-// ---- the header block
-// -----------------------------------------------------------------------------------------------------
+// ---- the header block -----------------------------------------------------------------------------------------------
 
 static const char *header(const struct srv_exchange *x, const char *name)
 {
@@ -176,8 +174,7 @@ static enum MHD_Result begin(struct srv_exchange *x, const char *url)
     return MHD_YES;
 }
 
-// ---- the exchange
-// ---------------------------------------------------------------------------------------------------------
+// ---- the exchange ---------------------------------------------------------------------------------------------------
 
 static struct srv_exchange *new_exchange(struct srv_server *server, struct MHD_Connection *connection, const char *url,
                                          const char *method)

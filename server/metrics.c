@@ -81,8 +81,7 @@ void srv_metrics_finished(struct srv_metrics *m, enum srv_metrics_endpoint endpo
         srv_hist_add(&m->tokens_per_forward[mode], (double)stats->completion_tokens / stats->forward_passes, 1);
 }
 
-// ---- rendering
-// ------------------------------------------------------------------------------------------------------------
+// ---- rendering ------------------------------------------------------------------------------------------------------
 
 static void family(struct srv_buf *out, const char *name, const char *type, const char *help)
 {

@@ -21,8 +21,7 @@ enum { CHUNK = 16 << 10 }; // bytes of one HTTP chunk at most
 
 static void on_gone(uv_poll_t *handle, int status, int events);
 
-// ---- lifetime
-// ---------------------------------------------------------------------------------------------------------
+// ---- lifetime -------------------------------------------------------------------------------------------------------
 
 static void free_stream(struct srv_stream *s)
 {
@@ -153,8 +152,7 @@ void srv_stream_detach(struct srv_stream *s)
         free_if_done(s);
 }
 
-// ---- suspend and resume
-// -------------------------------------------------------------------------------------------------
+// ---- suspend and resume ---------------------------------------------------------------------------------------------
 
 // Only from within the connection's own callback.
 static void park(struct srv_stream *s)
@@ -265,8 +263,7 @@ static void wake(struct srv_stream *s)
         unpark(s);
 }
 
-// ---- events
-// -------------------------------------------------------------------------------------------------------------
+// ---- events ---------------------------------------------------------------------------------------------------------
 
 void srv_stream_fail(struct srv_stream *s, const struct srv_error *e)
 {
@@ -380,8 +377,7 @@ void srv_stream_tick(struct srv_server *server)
     }
 }
 
-// ---- shutdown
-// -----------------------------------------------------------------------------------------------------------
+// ---- shutdown -------------------------------------------------------------------------------------------------------
 
 void srv_stream_fail_all(struct srv_server *server)
 {

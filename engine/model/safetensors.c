@@ -59,8 +59,7 @@ void eng_safetensors_close(struct eng_safetensors *s)
     free(s);
 }
 
-// ---- one tensor
-// ---------------------------------------------------------------------------------------------------------
+// ---- one tensor -----------------------------------------------------------------------------------------------------
 
 // An exact non-negative integer below 2^53.
 static bool json_size(const cJSON *v, int64_t *ret)
@@ -134,8 +133,7 @@ static int read_tensor(const cJSON *entry, const char *data, int64_t size, struc
     return 0;
 }
 
-// ---- one file
-// -------------------------------------------------------------------------------------------------------------
+// ---- one file -------------------------------------------------------------------------------------------------------
 
 static int by_place(const void *pa, const void *pb)
 {
@@ -283,8 +281,7 @@ done:
     return rc;
 }
 
-// ---- shards
-// -----------------------------------------------------------------------------------------------------------------
+// ---- shards ---------------------------------------------------------------------------------------------------------
 
 // A shard is a plain file name in the same folder.
 static bool shard_name_ok(const char *name)
@@ -405,8 +402,7 @@ int eng_safetensors_open(const char *dir, const char *single, const char *index,
     return 0;
 }
 
-// ---- looking up
-// -----------------------------------------------------------------------------------------------------------
+// ---- looking up -----------------------------------------------------------------------------------------------------
 
 static struct eng_safetensor *find(const struct eng_safetensors *s, const char *name)
 {

@@ -43,8 +43,7 @@ struct loader {
 
 #define FAIL(l, code, ...) eng_json_fail((l)->err, (l)->err_size, code, __VA_ARGS__)
 
-// ---- conversion
-// -----------------------------------------------------------------------------------------------------------
+// ---- conversion -----------------------------------------------------------------------------------------------------
 
 static uint16_t bf16_round(uint32_t bits)
 {
@@ -112,8 +111,7 @@ nomem:
     return FAIL(l, ENG_ENOMEM, "no memory to convert tensor %s (%zu bytes)", t->name, n * krn_type_size(type));
 }
 
-// ---- tensors
-// ----------------------------------------------------------------------------------------------------------------
+// ---- tensors --------------------------------------------------------------------------------------------------------
 
 static int import(struct loader *l, const char *name, int64_t bytes, struct krn_tensor *t)
 {
@@ -218,8 +216,7 @@ static int take_all(struct loader *l)
     return 0;
 }
 
-// ---- adapter
-// ----------------------------------------------------------------------------------------------------------------
+// ---- adapter --------------------------------------------------------------------------------------------------------
 
 static int take_adapter(struct loader *l, const char *dir)
 {
@@ -273,8 +270,7 @@ static int adapter_dir(struct loader *l, const char *dir, const char *adapter, c
     return 0;
 }
 
-// ---- the whole
-// --------------------------------------------------------------------------------------------------------------
+// ---- the whole ------------------------------------------------------------------------------------------------------
 
 int eng_weights_load(const char *dir, const char *weights, const char *adapter, struct krn_backend *backend,
                      void (*progress)(void *user, const char *what, double fraction), void *user,

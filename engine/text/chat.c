@@ -23,8 +23,7 @@ struct eng_chat {
     cJSON *trusted;                       // bos_token and the like
 };
 
-// ---- loading
-// ----------------------------------------------------------------------------------------------------------
+// ---- loading --------------------------------------------------------------------------------------------------------
 
 static int compile(const char *source, size_t len, struct eng_jinja **ret, char *err, size_t err_size)
 {
@@ -163,8 +162,7 @@ bool eng_chat_has_template(const struct eng_chat *c)
     return c->plain || c->with_tools;
 }
 
-// ---- rendering
-// --------------------------------------------------------------------------------------------------------
+// ---- rendering ------------------------------------------------------------------------------------------------------
 
 // Appends the tag to the text at *node (a string node), which is ours.
 static int append_tag(cJSON *node)

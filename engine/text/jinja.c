@@ -14,8 +14,7 @@ struct eng_jinja {
     struct jinja_node *root;
 };
 
-// ---- environment
-// ------------------------------------------------------------------------------------------------------
+// ---- environment ----------------------------------------------------------------------------------------------------
 
 void eng_jinja_fail(struct jinja_env *e, int code, const char *format, ...)
 {
@@ -94,8 +93,7 @@ static struct jinja_env *new_env(struct eng_arena *arena, char *err, size_t err_
     return e;
 }
 
-// ---- compile
-// ----------------------------------------------------------------------------------------------------------
+// ---- compile --------------------------------------------------------------------------------------------------------
 
 int eng_jinja_compile(const char *src, size_t len, struct eng_jinja **ret, char *err, size_t err_size)
 {
@@ -129,8 +127,7 @@ void eng_jinja_free(struct eng_jinja *j)
     free(j);
 }
 
-// ---- render
-// -----------------------------------------------------------------------------------------------------------
+// ---- render ---------------------------------------------------------------------------------------------------------
 
 static void set_all(struct jinja_env *e, const cJSON *object, bool from_input)
 {

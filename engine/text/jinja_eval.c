@@ -11,8 +11,7 @@ static _Noreturn void undefined_error(struct jinja_env *e, struct jinja_value v)
     eng_jinja_fail(e, ENG_EINVAL, "'%.80s' is undefined", v.name);
 }
 
-// ---- names, attributes, items
-// -----------------------------------------------------------------------------------------
+// ---- names, attributes, items ---------------------------------------------------------------------------------------
 
 static struct jinja_value new_function(struct jinja_env *e, int kind, const char *name, struct jinja_value self)
 {
@@ -131,8 +130,7 @@ static struct jinja_value eval_slice(struct jinja_env *e, struct jinja_value v, 
     return eng_jinja_slice(e, v, given[0], given[1], bounds[2]);
 }
 
-// ---- calls
-// ------------------------------------------------------------------------------------------------------------
+// ---- calls ----------------------------------------------------------------------------------------------------------
 
 struct jinja_args eng_jinja_args(struct jinja_env *e, const struct jinja_node *n)
 {
@@ -172,8 +170,7 @@ struct jinja_value eng_jinja_apply(struct jinja_env *e, const struct jinja_node 
     return filters->filter(e, input, &args);
 }
 
-// ---- operators
-// --------------------------------------------------------------------------------------------------------
+// ---- operators ------------------------------------------------------------------------------------------------------
 
 static _Noreturn void bad_operands(struct jinja_env *e, const char *op, struct jinja_value a, struct jinja_value b)
 {
@@ -359,8 +356,7 @@ static struct jinja_value compare_chain(struct jinja_env *e, const struct jinja_
     return result;
 }
 
-// ---- all expressions
-// --------------------------------------------------------------------------------------------------
+// ---- all expressions ------------------------------------------------------------------------------------------------
 
 static struct jinja_value eval_list(struct jinja_env *e, const struct jinja_node *n)
 {

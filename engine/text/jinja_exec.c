@@ -6,8 +6,7 @@
 
 #include <string.h>
 
-// ---- scopes
-// -----------------------------------------------------------------------------------------------------------
+// ---- scopes ---------------------------------------------------------------------------------------------------------
 
 void eng_jinja_push_scope(struct jinja_env *e, struct jinja_scope *parent)
 {
@@ -54,8 +53,7 @@ static void assign(struct jinja_env *e, const struct jinja_node *target, struct 
     }
 }
 
-// ---- captured output
-// --------------------------------------------------------------------------------------------------
+// ---- captured output ------------------------------------------------------------------------------------------------
 
 // What n prints, in a scope of its own below parent.
 static struct jinja_value capture(struct jinja_env *e, const struct jinja_node *n, struct jinja_scope *parent)
@@ -131,8 +129,7 @@ static void exec_call_block(struct jinja_env *e, const struct jinja_node *n)
     print(e, eng_jinja_call(e, f, &args));
 }
 
-// ---- loops
-// ------------------------------------------------------------------------------------------------------------
+// ---- loops ----------------------------------------------------------------------------------------------------------
 
 // The items for which the loop's own if holds.
 static const struct jinja_list *filtered(struct jinja_env *e, const struct jinja_node *n, const struct jinja_list *all)
@@ -172,8 +169,7 @@ static enum jinja_flow exec_for(struct jinja_env *e, const struct jinja_node *n)
     return FLOW_NORMAL;
 }
 
-// ---- all statements
-// ---------------------------------------------------------------------------------------------------
+// ---- all statements -------------------------------------------------------------------------------------------------
 
 static enum jinja_flow exec_with(struct jinja_env *e, const struct jinja_node *n)
 {

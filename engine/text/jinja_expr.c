@@ -9,8 +9,7 @@
 static struct jinja_node *parse_or(struct jinja_parser *p);
 static struct jinja_node *parse_unary(struct jinja_parser *p, bool with_filters);
 
-// ---- tokens
-// -----------------------------------------------------------------------------------------------------------
+// ---- tokens ---------------------------------------------------------------------------------------------------------
 
 struct jinja_token *eng_jinja_peek(struct jinja_parser *p)
 {
@@ -57,8 +56,7 @@ void eng_jinja_expect(struct jinja_parser *p, const char *op)
     }
 }
 
-// ---- nodes
-// ------------------------------------------------------------------------------------------------------------
+// ---- nodes ----------------------------------------------------------------------------------------------------------
 
 struct jinja_node *eng_jinja_node(struct jinja_parser *p, enum jinja_node_kind kind)
 {
@@ -108,8 +106,7 @@ static struct jinja_node *constant(struct jinja_parser *p, struct jinja_value v)
     return n;
 }
 
-// ---- primaries
-// --------------------------------------------------------------------------------------------------------
+// ---- primaries ------------------------------------------------------------------------------------------------------
 
 static struct jinja_node *parse_list(struct jinja_parser *p)
 {
@@ -218,8 +215,7 @@ struct jinja_node *eng_jinja_tuple(struct jinja_parser *p, bool conditional)
     return n;
 }
 
-// ---- postfix
-// ----------------------------------------------------------------------------------------------------------
+// ---- postfix --------------------------------------------------------------------------------------------------------
 
 // After "(": positional, then named arguments, and ")".
 static void parse_arguments(struct jinja_parser *p, struct jinja_node *n)
@@ -367,8 +363,7 @@ struct jinja_node *eng_jinja_filters(struct jinja_parser *p, struct jinja_node *
     }
 }
 
-// ---- operators
-// --------------------------------------------------------------------------------------------------------
+// ---- operators ------------------------------------------------------------------------------------------------------
 
 static struct jinja_node *parse_unary(struct jinja_parser *p, bool with_filters)
 {

@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// ---- arguments
-// --------------------------------------------------------------------------------------------------------
+// ---- arguments ------------------------------------------------------------------------------------------------------
 
 void eng_jinja_bind(struct jinja_env *e, const char *function, const struct jinja_args *args, const char *const *names,
                     size_t n, struct jinja_value *out)
@@ -55,8 +54,7 @@ int64_t eng_jinja_want_int(struct jinja_env *e, const char *function, struct jin
     eng_jinja_bind(e, function, args, (const char *const[]){__VA_ARGS__, NULL}, (n), arg)
 #define NO_ARGUMENTS(function) eng_jinja_bind(e, function, args, NULL, 0, NULL)
 
-// ---- strings
-// ----------------------------------------------------------------------------------------------------------
+// ---- strings --------------------------------------------------------------------------------------------------------
 
 FILTER(filter_trim)
 {
@@ -166,8 +164,7 @@ FILTER(filter_tojson)
     return eng_jinja_json(e, v, &o);
 }
 
-// ---- numbers
-// ----------------------------------------------------------------------------------------------------------
+// ---- numbers --------------------------------------------------------------------------------------------------------
 
 // A number out of text that holds nothing else but white space around it.
 static bool parse_number(struct jinja_env *e, const struct jinja_string *s, int base, struct jinja_value *ret)
@@ -265,8 +262,7 @@ FILTER(filter_round)
     eng_jinja_fail(e, ENG_EINVAL, "round: the method must be common, ceil or floor");
 }
 
-// ---- any value
-// --------------------------------------------------------------------------------------------------------
+// ---- any value ------------------------------------------------------------------------------------------------------
 
 FILTER(filter_default)
 {

@@ -38,8 +38,7 @@ static struct jinja_value follow(struct jinja_env *e, struct jinja_value v, stru
     return v;
 }
 
-// ---- elements
-// ---------------------------------------------------------------------------------------------------------
+// ---- elements -------------------------------------------------------------------------------------------------------
 
 FILTER(filter_first)
 {
@@ -112,8 +111,7 @@ FILTER(filter_items)
     return out;
 }
 
-// ---- choosing
-// ---------------------------------------------------------------------------------------------------------
+// ---- choosing -------------------------------------------------------------------------------------------------------
 
 FILTER(filter_map)
 {
@@ -193,8 +191,7 @@ FILTER(filter_rejectattr)
     return choose(e, v, args, "rejectattr", true, false);
 }
 
-// ---- order
-// ------------------------------------------------------------------------------------------------------------
+// ---- order ----------------------------------------------------------------------------------------------------------
 
 // What an item is compared by: its attribute, without letter case unless case_sensitive.
 static struct jinja_value sort_key(struct jinja_env *e, struct jinja_value item, struct jinja_value attribute,

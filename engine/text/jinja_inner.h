@@ -12,8 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-// ---- environment
-// ------------------------------------------------------------------------------------------------------
+// ---- environment ----------------------------------------------------------------------------------------------------
 
 struct jinja_scope;
 struct jinja_builder;
@@ -43,8 +42,7 @@ void eng_jinja_steps(struct jinja_env *e, size_t n);
 void eng_jinja_enter(struct jinja_env *e);
 void eng_jinja_leave(struct jinja_env *e);
 
-// ---- values
-// -----------------------------------------------------------------------------------------------------------
+// ---- values ---------------------------------------------------------------------------------------------------------
 
 enum jinja_type {
     JINJA_UNDEFINED, // name: what was looked up
@@ -188,8 +186,7 @@ int64_t eng_jinja_length(struct jinja_env *e, struct jinja_value v);
 struct cJSON;
 struct jinja_value eng_jinja_from_json(struct jinja_env *e, const struct cJSON *json, bool from_input);
 
-// ---- strings
-// ----------------------------------------------------------------------------------------------------------
+// ---- strings --------------------------------------------------------------------------------------------------------
 
 struct jinja_builder {
     char *data;
@@ -234,8 +231,7 @@ struct jinja_json_options {
 };
 struct jinja_value eng_jinja_json(struct jinja_env *e, struct jinja_value v, const struct jinja_json_options *o);
 
-// ---- tokens and syntax
-// ------------------------------------------------------------------------------------------------
+// ---- tokens and syntax ----------------------------------------------------------------------------------------------
 
 enum jinja_token_kind {
     TOKEN_END,
@@ -372,8 +368,7 @@ struct jinja_node *eng_jinja_filters(struct jinja_parser *p, struct jinja_node *
 struct jinja_node *eng_jinja_filter_name(struct jinja_parser *p, struct jinja_node *n); // name(...)
 struct jinja_node *eng_jinja_target(struct jinja_parser *p);                            // what a for or set assigns to
 
-// ---- evaluation
-// -------------------------------------------------------------------------------------------------------
+// ---- evaluation -----------------------------------------------------------------------------------------------------
 
 // jinja_eval.c
 struct jinja_value eng_jinja_eval(struct jinja_env *e, const struct jinja_node *n);

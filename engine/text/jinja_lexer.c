@@ -66,8 +66,7 @@ static size_t skip_space(const struct lexer *l, size_t at)
     return at;
 }
 
-// ---- text between tags
-// ------------------------------------------------------------------------------------------------
+// ---- text between tags ----------------------------------------------------------------------------------------------
 
 // Emits src[l->at, end) as the tag at `end` with its sign leaves it; block: the tag is a block or a comment.
 static void emit_data(struct lexer *l, size_t end, char sign, bool block)
@@ -155,8 +154,7 @@ static void lex_raw(struct lexer *l, size_t begin, char sign)
     eng_jinja_fail(l->e, ENG_EFORMAT, "a raw block has no endraw");
 }
 
-// ---- inside a tag
-// -----------------------------------------------------------------------------------------------------
+// ---- inside a tag ---------------------------------------------------------------------------------------------------
 
 static void lex_string(struct lexer *l)
 {

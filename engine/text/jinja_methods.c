@@ -14,8 +14,7 @@ typedef struct jinja_value (*method_fn)(struct jinja_env *e, struct jinja_value 
     eng_jinja_bind(e, function, args, (const char *const[]){__VA_ARGS__, NULL}, (n), arg)
 #define NO_ARGUMENTS(function) eng_jinja_bind(e, function, args, NULL, 0, NULL)
 
-// ---- strings
-// ----------------------------------------------------------------------------------------------------------
+// ---- strings --------------------------------------------------------------------------------------------------------
 
 static struct jinja_value strip(struct jinja_env *e, struct jinja_value self, const struct jinja_args *args,
                                 const char *name, bool left, bool right)
@@ -259,8 +258,7 @@ METHOD(str_isspace)
     return jinja_bool(self.s->len && !eng_jinja_strip(e, self.s, NULL, true, false).s->len);
 }
 
-// ---- lists and dicts
-// --------------------------------------------------------------------------------------------------
+// ---- lists and dicts ------------------------------------------------------------------------------------------------
 
 METHOD(list_index)
 {
@@ -332,8 +330,7 @@ METHOD(dict_copy)
     return out;
 }
 
-// ---- the loop object
-// --------------------------------------------------------------------------------------------------
+// ---- the loop object ------------------------------------------------------------------------------------------------
 
 METHOD(loop_cycle)
 {

@@ -52,8 +52,7 @@ static void add_int(struct jinja_env *e, struct jinja_builder *b, int64_t i)
     eng_jinja_addz(e, b, text);
 }
 
-// ---- repr
-// -------------------------------------------------------------------------------------------------------------
+// ---- repr -----------------------------------------------------------------------------------------------------------
 
 static void repr_string(struct jinja_env *e, struct jinja_builder *b, const struct jinja_string *s)
 {
@@ -160,8 +159,7 @@ struct jinja_value eng_jinja_text(struct jinja_env *e, struct jinja_value v)
     return eng_jinja_built(e, &b);
 }
 
-// ---- JSON
-// -------------------------------------------------------------------------------------------------------------
+// ---- JSON -----------------------------------------------------------------------------------------------------------
 
 struct json {
     struct jinja_env *e;

@@ -46,8 +46,7 @@ const char *eng_jinja_cstr(struct jinja_env *e, const struct jinja_string *s)
     return eng_jinja_dup(e, s->data, s->len);
 }
 
-// ---- building
-// ---------------------------------------------------------------------------------------------------------
+// ---- building -------------------------------------------------------------------------------------------------------
 
 static void reserve(struct jinja_env *e, struct jinja_builder *b, size_t extra)
 {
@@ -115,8 +114,7 @@ struct jinja_value eng_jinja_built(struct jinja_env *e, const struct jinja_build
     return (struct jinja_value){.type = JINJA_STRING, .s = s};
 }
 
-// ---- searching
-// --------------------------------------------------------------------------------------------------------
+// ---- searching ------------------------------------------------------------------------------------------------------
 
 size_t eng_jinja_find(const struct jinja_string *s, const struct jinja_string *what, size_t from)
 {
@@ -173,8 +171,7 @@ struct jinja_value eng_jinja_strip(struct jinja_env *e, const struct jinja_strin
     return eng_jinja_substring(e, s, begin, end);
 }
 
-// ---- making new ones
-// --------------------------------------------------------------------------------------------------
+// ---- making new ones ------------------------------------------------------------------------------------------------
 
 static bool is_letter(char c)
 {
@@ -246,8 +243,7 @@ struct jinja_value eng_jinja_join(struct jinja_env *e, const struct jinja_list *
     return eng_jinja_built(e, &b);
 }
 
-// ---- slices
-// -----------------------------------------------------------------------------------------------------------
+// ---- slices ---------------------------------------------------------------------------------------------------------
 
 static int64_t clamp(int64_t i, int64_t low, int64_t high)
 {

@@ -44,8 +44,7 @@ KIND(test_callable, v.type == JINJA_FUNCTION)
 KIND(test_sequence, jinja_is_list(v) || v.type == JINJA_STRING || v.type == JINJA_DICT || v.type == JINJA_UNDEFINED)
 KIND(test_iterable, test_sequence(e, v, args) || v.type == JINJA_LOOP)
 
-// ---- letters
-// ----------------------------------------------------------------------------------------------------------
+// ---- letters --------------------------------------------------------------------------------------------------------
 
 static bool cased(struct jinja_env *e, struct jinja_value v, bool upper)
 {
@@ -64,8 +63,7 @@ static bool cased(struct jinja_env *e, struct jinja_value v, bool upper)
 KIND(test_upper, cased(e, v, true))
 KIND(test_lower, cased(e, v, false))
 
-// ---- comparisons
-// ------------------------------------------------------------------------------------------------------
+// ---- comparisons ----------------------------------------------------------------------------------------------------
 
 #define COMPARE(name, text, op)                                        \
     TEST(name)                                                         \

@@ -20,8 +20,7 @@ const char *eng_jinja_type_name(struct jinja_value v)
     return names[v.type];
 }
 
-// ---- lists and dicts
-// --------------------------------------------------------------------------------------------------
+// ---- lists and dicts ------------------------------------------------------------------------------------------------
 
 struct jinja_value eng_jinja_list(struct jinja_env *e, enum jinja_type type, size_t cap)
 {
@@ -106,8 +105,7 @@ bool eng_jinja_dict_get(struct jinja_env *e, const struct jinja_dict *d, struct 
     return entry;
 }
 
-// ---- Python's rules
-// ---------------------------------------------------------------------------------------------------
+// ---- Python's rules -------------------------------------------------------------------------------------------------
 
 bool eng_jinja_truth(struct jinja_value v)
 {

@@ -37,8 +37,7 @@ struct eng_pretokenizer {
     int n_stages;
 };
 
-// ---- patterns
-// ---------------------------------------------------------------------------------------------------------
+// ---- patterns -------------------------------------------------------------------------------------------------------
 
 // Oniguruma's pattern to PCRE2's.
 static int translate(const char *pattern, struct eng_buf *out, char *err, size_t err_size)
@@ -176,8 +175,7 @@ void eng_pretokenizer_free(struct eng_pretokenizer *p)
     free(p);
 }
 
-// ---- splitting
-// --------------------------------------------------------------------------------------------------------
+// ---- splitting ------------------------------------------------------------------------------------------------------
 
 struct split {
     const struct eng_pretokenizer *p;

@@ -39,8 +39,7 @@ void eng_tokenizer_free(struct eng_tokenizer *t)
     free(t);
 }
 
-// ---- added tokens
-// -----------------------------------------------------------------------------------------------------
+// ---- added tokens ---------------------------------------------------------------------------------------------------
 
 // The longest added token at the beginning of text[0..len), or -1. Special ones may use only the first special_len
 // bytes. The sorted list is narrowed byte by byte, so a thousand tokens that begin with '<' cost ten comparisons a
@@ -113,8 +112,7 @@ static size_t space_after(const char *text, size_t len)
     return i;
 }
 
-// ---- encoding
-// ---------------------------------------------------------------------------------------------------------
+// ---- encoding -------------------------------------------------------------------------------------------------------
 
 struct encoding {
     const struct eng_tokenizer *t;
@@ -205,8 +203,7 @@ int eng_tokenizer_encode(const struct eng_tokenizer *t, const char *text, size_t
     return eng_tokenizer_encode_marked(t, text, len, &all, len ? 1 : 0, ret_ids, ret_n);
 }
 
-// ---- single tokens
-// ----------------------------------------------------------------------------------------------------
+// ---- single tokens --------------------------------------------------------------------------------------------------
 
 static const struct piece *get(const struct eng_tokenizer *t, int32_t id)
 {

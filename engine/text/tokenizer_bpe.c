@@ -92,8 +92,7 @@ static int merge_short(const struct eng_tokenizer *t, const char *piece, size_t 
     return 0;
 }
 
-// ---- long pieces
-// ------------------------------------------------------------------------------------------------------
+// ---- long pieces ----------------------------------------------------------------------------------------------------
 
 struct symbol {
     int32_t id; // -1: merged into its left neighbour

@@ -67,8 +67,7 @@ static bool is_true(const cJSON *object, const char *key)
     return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(object, key));
 }
 
-// ---- what is refused
-// --------------------------------------------------------------------------------------------------
+// ---- what is refused ------------------------------------------------------------------------------------------------
 
 static int check_decoder(struct loader *l, const cJSON *json)
 {
@@ -142,8 +141,7 @@ static int check_components(struct loader *l, const cJSON *json)
     return rc;
 }
 
-// ---- tables
-// -----------------------------------------------------------------------------------------------------------
+// ---- tables ---------------------------------------------------------------------------------------------------------
 
 // Sizes pieces and bytes for all the tokens of the file.
 static int measure(struct loader *l, const cJSON *vocab, const cJSON *added)

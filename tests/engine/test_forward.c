@@ -18,8 +18,7 @@ enum { MAX_ROWS = 64, PAGE_SIZE = 4, N_PAGES = 64, SEQ_PAGES = 16, N_SEQS = 4 };
 static const char *const models[] = {"one_layer_f32", "three_heads", "wide_q", "yarn", "yarn_attention", "rows_block"};
 enum { N_MODELS = sizeof models / sizeof *models };
 
-// ---- golden vectors
-// -----------------------------------------------------------------------------------------------------------
+// ---- golden vectors -------------------------------------------------------------------------------------------------
 
 struct golden {
     cJSON *json;
@@ -97,8 +96,7 @@ static const float *golden_rows(const struct golden *g, const cJSON *where, int3
     return g->rows + (size_t)member(where, "first_row")->valueint * (size_t)g->n_vocab;
 }
 
-// ---- a model and its batch
-// ------------------------------------------------------------------------------------------------------
+// ---- a model and its batch ------------------------------------------------------------------------------------------
 
 struct rig {
     struct krn_backend *backend;
@@ -251,8 +249,7 @@ static void on_every_version(void (*body)(struct rig *r, const struct golden *g)
         }
 }
 
-// ---- golden logits
-// --------------------------------------------------------------------------------------------------------------
+// ---- golden logits --------------------------------------------------------------------------------------------------
 
 static void check_golden(struct rig *r, const struct golden *g)
 {
@@ -322,8 +319,7 @@ static void test_rounded_weights_stay_near(void **state)
     golden_close(&g);
 }
 
-// ---- exact properties
-// -----------------------------------------------------------------------------------------------------------
+// ---- exact properties -----------------------------------------------------------------------------------------------
 
 static void check_pieces(struct rig *r, const struct golden *g)
 {
@@ -445,8 +441,7 @@ static void test_wanted_rows_in_any_order_and_number(void **state)
     on_every_version(check_wanted);
 }
 
-// ---- edges
-// --------------------------------------------------------------------------------------------------------------------------
+// ---- edges ----------------------------------------------------------------------------------------------------------
 
 static void test_nothing_to_do_is_no_work(void **state)
 {

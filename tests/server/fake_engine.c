@@ -114,8 +114,7 @@ int fake_live(void)
     return n;
 }
 
-// ---- events, under the lock
-// -------------------------------------------------------------------------------------------------
+// ---- events, under the lock -----------------------------------------------------------------------------------------
 
 static void push(struct eng_request *r, const char *text, enum eng_finish finish, const char *error)
 {
@@ -209,8 +208,7 @@ static void reply(struct eng_request *r)
         push(r, "", finish, NULL);
 }
 
-// ---- engine.h
-// ---------------------------------------------------------------------------------------------------------------
+// ---- engine.h -------------------------------------------------------------------------------------------------------
 
 const char *eng_strerror(int code)
 {

@@ -77,8 +77,7 @@ UNUSED static void folder_write_safetensors(const char *dir, const char *name, c
     free(bytes);
 }
 
-// ---- a checkpoint tensor by tensor
-// --------------------------------------------------------------------------------------
+// ---- a checkpoint tensor by tensor ----------------------------------------------------------------------------------
 
 struct made_tensor {
     char name[128];

@@ -6,8 +6,7 @@
 
 static char dir[PATH_SIZE], err[512];
 
-// ---- a backend of plain memory
-// -----------------------------------------------------------------------------------------------
+// ---- a backend of plain memory --------------------------------------------------------------------------------------
 
 struct memory {
     struct krn_backend backend;
@@ -113,8 +112,7 @@ static void refuse(int code, const char *word1, const char *word2)
         fail_msg("%d \"%s\", expected %d with \"%s\" and \"%s\"", rc, err, code, word1, word2);
 }
 
-// ---- tests
-// ----------------------------------------------------------------------------------------------------------------------
+// ---- tests ----------------------------------------------------------------------------------------------------------
 
 static double last_fraction;
 

@@ -19,8 +19,7 @@ static int render(const char *source, const char *vars_json, const char *trusted
     return rc;
 }
 
-// ---- marking
-// ----------------------------------------------------------------------------------------------------------
+// ---- marking --------------------------------------------------------------------------------------------------------
 
 // want: the output with what came from input in guillemets, written as [ and ].
 static void check_marks(const char *source, const char *want)
@@ -79,8 +78,7 @@ static void test_trusted_goes_before_input(void **state)
     eng_jinja_out_free(&out);
 }
 
-// ---- errors
-// -----------------------------------------------------------------------------------------------------------
+// ---- errors ---------------------------------------------------------------------------------------------------------
 
 static void check_error(const char *source, int rc, const char *says)
 {
@@ -126,8 +124,7 @@ static void test_error_texts_stay_utf8(void **state)
     assert_true(render("{{ missing.x }}", "{}", NULL, &out, NULL, 0) < 0);
 }
 
-// ---- limits
-// -----------------------------------------------------------------------------------------------------------
+// ---- limits ---------------------------------------------------------------------------------------------------------
 
 static void test_runaway_templates_end(void **state)
 {

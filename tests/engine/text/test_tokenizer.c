@@ -4,8 +4,7 @@
 
 #define NANO TRIMODE_SOURCE_DIR "/config/models/nano/tokenizer.json"
 
-// ---- against the Hugging Face library
-// ---------------------------------------------------------------------------------
+// ---- against the Hugging Face library -------------------------------------------------------------------------------
 
 static void check_ids(const struct eng_tokenizer *t, const char *text, unsigned flags, const cJSON *want)
 {
@@ -37,8 +36,7 @@ static void test_ids_are_those_of_hugging_face(void **state)
     eng_tokenizer_free(t);
 }
 
-// ---- properties
-// -------------------------------------------------------------------------------------------------------
+// ---- properties -----------------------------------------------------------------------------------------------------
 
 static void check_round_trip(const struct eng_tokenizer *t, const char *text, size_t len, unsigned flags)
 {
@@ -107,8 +105,7 @@ static void test_long_pieces_merge_as_short_ones(void **state)
     eng_tokenizer_free(t);
 }
 
-// ---- marked text
-// ------------------------------------------------------------------------------------------------------
+// ---- marked text ----------------------------------------------------------------------------------------------------
 
 static void check_marked(const struct eng_tokenizer *t, const char *text, const struct eng_text_span *spans,
                          size_t n_spans, const int32_t *want, size_t n_want)
@@ -225,8 +222,7 @@ static void test_single_tokens(void **state)
     eng_tokenizer_free(t);
 }
 
-// ---- threads
-// ----------------------------------------------------------------------------------------------------------
+// ---- threads --------------------------------------------------------------------------------------------------------
 
 static void *encode_many(void *arg)
 {
