@@ -6,18 +6,25 @@
 #include "text/utf8.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 int eng_text_read_file(const char *path, size_t max, char **ret_data, size_t *ret_len, char *err, size_t err_size)
 {
     int rc = 0;
     char *data = NULL;
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return fail(ENG_EIO, err, err_size, "cannot open %s: %s", path, strerror(errno));
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a FIFO in the folder must not block the start
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (!file) {
+        rc = fail(ENG_EIO, err, err_size, "cannot open %s: %s", path, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
     struct stat st;
     if (fstat(fileno(file), &st) || !S_ISREG(st.st_mode)) {
         rc = fail(ENG_EIO, err, err_size, "%s is not a regular file", path);

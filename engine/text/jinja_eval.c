@@ -222,6 +222,8 @@ static struct jinja_value operate_floats(struct jinja_env *e, enum jinja_operato
 {
     if (y == 0 && (op == OP_DIV || op == OP_FLOOR_DIV || op == OP_MOD))
         eng_jinja_fail(e, ENG_EINVAL, "division by zero");
+    if (op == OP_POW && x == 0 && y < 0)
+        eng_jinja_fail(e, ENG_EINVAL, "zero cannot be raised to a negative power");
     switch (op) {
     case OP_ADD:
         return jinja_float(x + y);
@@ -295,12 +297,21 @@ static struct jinja_value operate_ints(struct jinja_env *e, enum jinja_operator 
     return jinja_int(result);
 }
 
+static bool is_nan(struct jinja_value v)
+{
+    return v.type == JINJA_FLOAT && isnan(v.f);
+}
+
 struct jinja_value eng_jinja_operate(struct jinja_env *e, enum jinja_operator op, struct jinja_value a,
                                      struct jinja_value b)
 {
     static const char *const texts[] = {"+", "-", "*", "/", "//", "%", "**", "~"};
     int64_t i = 0, j = 0;
     bool a_int = jinja_get_int(a, &i), b_int = jinja_get_int(b, &j);
+    // NaN has no order: neither <= nor >= anything.
+    if (op >= OP_LT && op <= OP_GE && (is_nan(a) || is_nan(b)) && (a_int || a.type == JINJA_FLOAT) &&
+        (b_int || b.type == JINJA_FLOAT))
+        return jinja_bool(false);
     switch (op) {
     case OP_CONCAT:
         return concatenate(e, eng_jinja_text(e, a).s, eng_jinja_text(e, b).s);

@@ -230,10 +230,23 @@ FILTER(filter_abs)
     return i < 0 ? eng_jinja_operate(e, OP_SUB, jinja_int(0), jinja_int(i)) : jinja_int(i);
 }
 
+// To tens, hundreds and so on, halves to the even one; an integer stays one.
+static struct jinja_value round_int(struct jinja_env *e, int64_t i, int64_t precision)
+{
+    int64_t unit = 1;
+    for (; precision < 0 && unit <= INT64_MAX / 10; precision++)
+        unit *= 10;
+    if (precision < 0)
+        return jinja_int(0);
+    int64_t below = i / unit - (i % unit < 0), rest = i % unit + (i % unit < 0 ? unit : 0); // i = below * unit + rest
+    below += rest > unit - rest || (rest == unit - rest && below % 2 != 0);
+    return eng_jinja_operate(e, OP_MUL, jinja_int(below), jinja_int(unit));
+}
+
 FILTER(filter_round)
 {
     BIND("round", 2, "precision", "method");
-    int64_t i, precision = eng_jinja_want_int(e, "round", arg[0], 0);
+    int64_t i = 0, precision = eng_jinja_want_int(e, "round", arg[0], 0);
     double x = v.type == JINJA_FLOAT ? v.f : 0;
     if (v.type != JINJA_FLOAT) {
         if (!jinja_get_int(v, &i))
@@ -243,6 +256,8 @@ FILTER(filter_round)
     bool common = arg[1].type != JINJA_STRING || eng_jinja_is(arg[1].s, "common");
     if (v.type != JINJA_FLOAT && common && precision >= 0)
         return v;
+    if (v.type != JINJA_FLOAT && common)
+        return round_int(e, i, precision);
     if (precision > 15 || !isfinite(x))
         return jinja_float(x);
     if (precision < -300)

@@ -127,10 +127,27 @@ METHOD(str_split)
     return out;
 }
 
+// The last max words, before them the rest in one piece.
+static struct jinja_value rsplit_words(struct jinja_env *e, const struct jinja_string *s, int64_t max)
+{
+    struct jinja_value words = split_words(e, s, -1), out = eng_jinja_list(e, JINJA_LIST, 0);
+    size_t n = words.list->n;
+    if (max < 0 || (uint64_t)max >= n)
+        return words;
+    size_t kept = (size_t)max;
+    const struct jinja_string *last = words.list->items[n - kept - 1].s;
+    eng_jinja_push(e, out.list, eng_jinja_substring(e, s, 0, (size_t)(last->data + last->len - s->data)));
+    for (size_t i = n - kept; i < n; i++)
+        eng_jinja_push(e, out.list, words.list->items[i]);
+    return out;
+}
+
 METHOD(str_rsplit)
 {
     BIND("rsplit", 2, "sep", "maxsplit");
     int64_t max = eng_jinja_want_int(e, "rsplit", arg[1], -1);
+    if (arg[0].type == JINJA_UNDEFINED || arg[0].type == JINJA_NONE)
+        return rsplit_words(e, self.s, max);
     const struct jinja_string *sep = eng_jinja_want_string(e, "rsplit", arg[0]);
     if (!sep->len)
         eng_jinja_fail(e, ENG_EINVAL, "rsplit: empty separator");
@@ -149,15 +166,29 @@ METHOD(str_rsplit)
     return out;
 }
 
+// Bytes of the line end at `at`, 0 if there is none: as Python, also \v, \f, the separators of U+001C to U+001E,
+// U+0085, U+2028 and U+2029.
+static size_t line_end(const struct jinja_string *s, size_t at)
+{
+    unsigned char c = (unsigned char)s->data[at];
+    if ((c >= '\n' && c <= '\r') || (c >= 0x1C && c <= 0x1E))
+        return 1;
+    if (s->len - at >= 2 && !memcmp(s->data + at, "\xC2\x85", 2))
+        return 2;
+    bool is_long =
+        s->len - at >= 3 && (!memcmp(s->data + at, "\xE2\x80\xA8", 3) || !memcmp(s->data + at, "\xE2\x80\xA9", 3));
+    return is_long ? 3 : 0;
+}
+
 METHOD(str_splitlines)
 {
     BIND("splitlines", 1, "keepends");
     struct jinja_value out = eng_jinja_list(e, JINJA_LIST, 0);
     for (size_t at = 0; at < self.s->len;) {
         size_t end = at, next;
-        while (end < self.s->len && self.s->data[end] != '\n' && self.s->data[end] != '\r')
+        while (end < self.s->len && !line_end(self.s, end))
             end++;
-        next = end < self.s->len ? end + 1 : end;
+        next = end < self.s->len ? end + line_end(self.s, end) : end;
         if (next < self.s->len && self.s->data[end] == '\r' && self.s->data[next] == '\n')
             next++;
         eng_jinja_push(e, out.list, eng_jinja_substring(e, self.s, at, eng_jinja_truth(arg[0]) ? next : end));
@@ -282,6 +313,8 @@ METHOD(dict_get)
 {
     BIND("get", 2, "key", "default");
     struct jinja_value found;
+    if (!args->n && !args->n_named)
+        eng_jinja_fail(e, ENG_EINVAL, "get needs a key");
     if (eng_jinja_dict_get(e, self.dict, arg[0], &found))
         return found;
     return arg[1].type == JINJA_UNDEFINED ? jinja_none() : arg[1];

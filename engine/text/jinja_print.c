@@ -207,10 +207,7 @@ static void json_string(struct json *j, const struct jinja_string *s)
             uint32_t cp;
             enum eng_utf8_status status;
             n = eng_utf8_next(s->data + i, s->len - i, &cp, &status);
-            if (cp == 0x7F)
-                eng_jinja_add_part(j->e, &j->b, s, i, i + 1);
-            else
-                json_unicode(j, cp, mark);
+            json_unicode(j, cp, mark);
         }
         start = i + n;
     }
@@ -252,9 +249,18 @@ static void json_list(struct json *j, const struct jinja_list *list)
     json_add(j, "]");
 }
 
+static double key_number(struct jinja_value key)
+{
+    int64_t i;
+    return jinja_get_int(key, &i) ? (double)i : key.type == JINJA_FLOAT ? key.f : 0;
+}
+
+// Of keys that eng_jinja_compare takes: all strings or all numbers.
 static int by_key(const void *a, const void *b)
 {
     const struct jinja_entry *x = a, *y = b;
+    if (x->key.type != JINJA_STRING)
+        return (key_number(x->key) > key_number(y->key)) - (key_number(x->key) < key_number(y->key));
     size_t n = x->key.s->len < y->key.s->len ? x->key.s->len : y->key.s->len;
     int order = n ? memcmp(x->key.s->data, y->key.s->data, n) : 0;
     return order ? order : (x->key.s->len > y->key.s->len) - (x->key.s->len < y->key.s->len);
@@ -264,18 +270,21 @@ static void json_dict(struct json *j, const struct jinja_dict *dict)
 {
     struct jinja_entry *entries = eng_jinja_alloc(j->e, (dict->n + 1) * sizeof *entries);
     for (size_t i = 0; i < dict->n; i++) {
-        struct jinja_value key = dict->entries[i].key;
-        if (key.type != JINJA_STRING) { // a number, bool or null becomes its own text
-            struct json text = {.e = j->e, .o = j->o};
-            if (key.type == JINJA_TUPLE)
-                eng_jinja_fail(j->e, ENG_EINVAL, "tojson: a tuple cannot be a key");
-            json_value(&text, key);
-            key = eng_jinja_built(j->e, &text.b);
-        }
-        entries[i] = (struct jinja_entry){key, dict->entries[i].value};
+        entries[i] = dict->entries[i];
+        if (entries[i].key.type == JINJA_TUPLE)
+            eng_jinja_fail(j->e, ENG_EINVAL, "tojson: a tuple cannot be a key");
+        if (j->o->sort_keys && i)
+            eng_jinja_compare(j->e, entries[0].key, entries[i].key); // fails if they have no order
     }
     if (j->o->sort_keys && dict->n)
         qsort(entries, dict->n, sizeof *entries, by_key);
+    for (size_t i = 0; i < dict->n; i++) {
+        if (entries[i].key.type == JINJA_STRING)
+            continue;
+        struct json text = {.e = j->e, .o = j->o}; // a number, bool or null becomes its own text
+        json_value(&text, entries[i].key);
+        entries[i].key = eng_jinja_built(j->e, &text.b);
+    }
     json_add(j, "{");
     j->level++;
     for (size_t i = 0; i < dict->n; i++) {

@@ -39,8 +39,8 @@ KIND(test_false, v.type == JINJA_BOOL && !v.b)
 KIND(test_integer, v.type == JINJA_INT)
 KIND(test_float, v.type == JINJA_FLOAT)
 KIND(test_number, v.type == JINJA_INT || v.type == JINJA_FLOAT || v.type == JINJA_BOOL)
-KIND(test_callable, v.type == JINJA_FUNCTION)
 // Python's protocols: undefined has them too.
+KIND(test_callable, v.type == JINJA_FUNCTION || v.type == JINJA_UNDEFINED)
 KIND(test_sequence, jinja_is_list(v) || v.type == JINJA_STRING || v.type == JINJA_DICT || v.type == JINJA_UNDEFINED)
 KIND(test_iterable, test_sequence(e, v, args) || v.type == JINJA_LOOP)
 

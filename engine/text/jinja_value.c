@@ -196,7 +196,10 @@ bool eng_jinja_equal(struct jinja_env *e, struct jinja_value a, struct jinja_val
         result = a.dict == b.dict;
         break;
     case JINJA_FUNCTION:
-        result = a.function == b.function;
+        // Each look-up of a global makes a new value of the same function.
+        result =
+            a.function == b.function || (a.function->kind == FUNCTION_GLOBAL && b.function->kind == FUNCTION_GLOBAL &&
+                                         !strcmp(a.function->name, b.function->name));
         break;
     default:
         result = a.loop == b.loop;

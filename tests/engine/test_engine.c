@@ -502,32 +502,6 @@ static void test_a_model_without_a_mask_decodes_in_ar_only(void **state)
     answer_free(&a);
 }
 
-static void test_bad_options_are_named(void **state)
-{
-    (void)state;
-    struct fake_model f = fake_model_default();
-    struct eng_parts parts = {.model = fake_model_open(&f), .info = {.n_pages = 10, .page_size = 4, .max_context = 40}};
-    struct eng_engine *e = NULL;
-    char err[200];
-    struct eng_options o = client_options();
-    o.max_step_rows = 63;
-    assert_int_equal(eng_open_model(&o, &parts, &e, err, sizeof err), ENG_EINVAL);
-    assert_non_null(strstr(err, "max_step_rows"));
-    o = client_options();
-    o.block_length = 5;
-    assert_int_equal(eng_open_model(&o, &parts, &e, err, sizeof err), ENG_EINVAL);
-    assert_non_null(strstr(err, "block_length"));
-    o = client_options();
-    o.auto_modes = 0;
-    assert_int_equal(eng_open_model(&o, &parts, &e, err, sizeof err), ENG_EINVAL);
-    assert_non_null(strstr(err, "auto_modes"));
-    o = client_options();
-    parts.info.max_context = 41; // more than the pages hold
-    assert_int_equal(eng_open_model(&o, &parts, &e, err, sizeof err), ENG_EINVAL);
-    assert_null(e);
-    parts.model.close(parts.model.ctx);
-}
-
 static void test_spans_and_reason_tell_how_it_was_decoded(void **state)
 {
     (void)state;
@@ -571,7 +545,6 @@ int main(void)
         cmocka_unit_test(test_a_timeout_ends_waiting_and_running_requests),
         cmocka_unit_test(test_close_frees_what_still_runs),
         cmocka_unit_test(test_a_model_without_a_mask_decodes_in_ar_only),
-        cmocka_unit_test(test_bad_options_are_named),
         cmocka_unit_test(test_spans_and_reason_tell_how_it_was_decoded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -165,49 +165,6 @@ static void test_arguments_out_of_range_are_refused(void **state)
     assert_int_equal(b->attention(b->ctx, data, data, 2, &kv, 0, &segment, 1), KRN_EINVAL);
 }
 
-static void test_embed_copies_rows_of_both_types(void **state)
-{
-    struct krn_backend *b = *state;
-    static const enum krn_type types[] = {KRN_F32, KRN_BF16};
-    for (int t = 0; t < 2; t++) {
-        struct random random = {.state = 1};
-        struct krn_tensor table = tensor_random(&random, types[t], 9, 5);
-        int32_t tokens[4] = {8, 0, 3, 3};
-        float x[20];
-        assert_int_equal(b->embed(b->ctx, x, &table, tokens, 4), 0);
-        for (int r = 0; r < 4; r++)
-            for (int i = 0; i < 5; i++)
-                assert_true(x[r * 5 + i] == tensor_at(&table, tokens[r], i));
-        tensor_free(&table);
-    }
-}
-
-static void test_add_is_elementwise(void **state)
-{
-    struct krn_backend *b = *state;
-    enum { ROWS = 200, WIDTH = 701 }; // enough for several threads
-    float *x = floats(ROWS * WIDTH), *y = floats(ROWS * WIDTH);
-    for (int i = 0; i < ROWS * WIDTH; i++) {
-        x[i] = (float)i;
-        y[i] = 0.5f;
-    }
-    assert_int_equal(b->add(b->ctx, x, y, ROWS, WIDTH), 0);
-    for (int i = 0; i < ROWS * WIDTH; i++)
-        assert_true(x[i] == (float)i + 0.5f);
-    free(x);
-    free(y);
-}
-
-static void test_gather_copies_rows_in_the_order_asked(void **state)
-{
-    struct krn_backend *b = *state;
-    float x[6] = {1, 2, 3, 4, 5, 6}, y[6];
-    int32_t rows[3] = {2, 0, 2};
-    assert_int_equal(b->gather(b->ctx, y, x, rows, 3, 2), 0);
-    float expected[6] = {5, 6, 1, 2, 5, 6};
-    assert_memory_equal(y, expected, sizeof y);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -220,9 +177,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_upload_and_download_copy, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_every_op_accepts_zero_rows, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_arguments_out_of_range_are_refused, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_embed_copies_rows_of_both_types, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_add_is_elementwise, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_gather_copies_rows_in_the_order_asked, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-// What the tests of text/ share: the small tokenizer of data/, temporary files, a random source.
+// What the tests of text/ share: the small tokenizer of data/, temporary files, a random source,
+// templates rendered once.
 #pragma once
 
 #include <setjmp.h>
@@ -17,6 +18,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "text/file.h"
+#include "text/jinja.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
 
@@ -82,6 +84,14 @@ static inline int load_text(const char *data, size_t len, struct eng_tokenizer *
     return rc;
 }
 
+// The fixture tokenizer's bytes. Not inlined: gcc 12 then takes the returned pointer for one to the local.
+__attribute__((noinline, unused)) static char *fixture_text(size_t *ret_len)
+{
+    char *data, err[256];
+    assert_int_equal(eng_text_read_file(DATA "tokenizer.json", 1 << 20, &data, ret_len, err, sizeof err), 0);
+    return data;
+}
+
 static inline uint32_t next_random(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -98,4 +108,40 @@ static inline void random_text(uint64_t *state, struct eng_buf *out, size_t max)
         char text[4];
         assert_int_equal(eng_buf_append(out, text, eng_utf8_encode(cp, text)), 0);
     }
+}
+
+// Renders a template once with the members of the JSON object vars: the code; the text in *out, or the error in err.
+static inline int jinja_render(const char *source, const char *vars_json, struct eng_jinja_out *out, char *err,
+                               size_t err_size)
+{
+    struct eng_jinja *j = NULL;
+    int rc = eng_jinja_compile(source, strlen(source), &j, err, err_size);
+    if (rc)
+        return rc;
+    cJSON *vars = cJSON_Parse(vars_json);
+    assert_non_null(vars);
+    rc = eng_jinja_render(j, vars, NULL, out, err, err_size);
+    cJSON_Delete(vars);
+    eng_jinja_free(j);
+    return rc;
+}
+
+static inline void jinja_check(const char *source, const char *vars_json, const char *want)
+{
+    struct eng_jinja_out out = {0};
+    char err[512] = "";
+    int rc = jinja_render(source, vars_json, &out, err, sizeof err);
+    if (rc || strlen(want) != out.len || memcmp(out.text, want, out.len))
+        fail_msg("%s\nwant: %s\ngot %d: %s", source, want, rc, rc ? err : out.text);
+    eng_jinja_out_free(&out);
+}
+
+// want: the whole error.
+static inline void jinja_check_error(const char *source, const char *vars_json, int code, const char *want)
+{
+    struct eng_jinja_out out = {0};
+    char err[512] = "";
+    int rc = jinja_render(source, vars_json, &out, err, sizeof err);
+    if (rc != code || strcmp(err, want))
+        fail_msg("%s\nwant %d: %s\ngot %d: %s", source, code, want, rc, rc ? err : out.text);
 }

@@ -1,0 +1,110 @@
+// engine/load.c: opening a folder, the KV memory, the text functions.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/err.h"
+#include "core.h"
+
+static struct eng_options options(void)
+{
+    struct eng_options o = eng_options_default();
+    o.model_dir = TRIMODE_SOURCE_DIR "/tests/vectors/models/wide_q";
+    o.threads = 1;
+    o.max_sequences = 4;
+    o.max_step_rows = 64;
+    return o;
+}
+
+static void refuse(struct eng_options o, int code, const char *says)
+{
+    struct eng_engine *e = NULL;
+    char err[300] = "";
+    int rc = eng_open(&o, &e, err, sizeof err);
+    if (rc != code || !strstr(err, says))
+        fail_msg("%d, %s instead of %s", rc, err, says);
+    assert_null(e);
+    assert_int_equal(eng_open(&o, &e, NULL, 0), code);
+}
+
+#define REFUSE(code, says, ...)           \
+    do {                                  \
+        struct eng_options o = options(); \
+        __VA_ARGS__;                      \
+        refuse(o, code, says);            \
+    } while (0)
+
+static void test_bad_options_are_named(void **state)
+{
+    (void)state;
+    REFUSE(ENG_EINVAL, "model_dir, backend, weights and adapter must be given", o.model_dir = NULL);
+    REFUSE(ENG_EIO, "config.json", o.model_dir = TRIMODE_SOURCE_DIR "/tests");
+    REFUSE(ENG_ENOTSUP, "backend \"cuda\" is not in this build; it has auto and cpu", o.backend = "cuda");
+    REFUSE(ENG_EINVAL, "threads must be at least 0, not -1", o.threads = -1);
+    REFUSE(ENG_EINVAL, "max_step_rows must be between 64 and 1048576, not 63", o.max_step_rows = 63);
+    REFUSE(ENG_EINVAL, "page_size must be between 1 and 256, not 0", o.page_size = 0);
+    REFUSE(ENG_EINVAL, "max_sequences must be between 1 and 1024, not 0", o.max_sequences = 0);
+    REFUSE(ENG_EINVAL, "max_context must be between 2 and the model's 128, not 129", o.max_context = 129);
+    REFUSE(ENG_EINVAL, "max_context must be at least 2, not 1", o.max_context = 1);
+    REFUSE(ENG_EINVAL, "kv_memory must be at least 0", o.kv_memory = -1);
+    REFUSE(ENG_EINVAL, "kv_memory of 10 bytes holds no context: a page of 16 tokens needs", o.kv_memory = 10);
+    REFUSE(ENG_EINVAL, "max_context 100 does not fit the KV memory", o.kv_memory = 20000, o.max_context = 100);
+}
+
+static void test_memory_bounds_pages_and_context(void **state)
+{
+    (void)state;
+    struct eng_engine *e;
+    struct eng_options o = options();
+    assert_int_equal(eng_open(&o, &e, NULL, 0), 0);
+    assert_int_equal(eng_info(e)->max_context, 128);
+    assert_int_equal(eng_info(e)->n_pages, 4 * 8); // what 4 sequences can use, no more
+    assert_string_equal(eng_info(e)->backend, "cpu");
+    assert_true(eng_info(e)->has_chat_template && eng_info(e)->n_layers == 2 && eng_info(e)->hidden == 24);
+    eng_close(e);
+    o.kv_memory = 20000;
+    assert_int_equal(eng_open(&o, &e, NULL, 0), 0);
+    assert_true(eng_info(e)->n_pages < 8);
+    assert_int_equal(eng_info(e)->max_context, eng_info(e)->n_pages * 16);
+    eng_close(e);
+}
+
+static void test_text_functions(void **state)
+{
+    (void)state;
+    struct eng_engine *e;
+    struct eng_options o = options();
+    int32_t *ids;
+    size_t n, len;
+    char *text;
+    assert_int_equal(eng_open(&o, &e, NULL, 0), 0);
+    assert_int_equal(eng_encode(e, "hi", 2, false, &ids, &n), 0);
+    assert_int_equal(n, 2);
+    assert_int_equal(ids[1], 128 + 'i');
+    assert_int_equal(eng_decode(e, ids, n, true, &text, &len), 0);
+    assert_string_equal(text, "hi");
+    free(text);
+    free(ids);
+    assert_int_equal(eng_decode(e, NULL, 0, true, &text, &len), 0);
+    assert_string_equal(text, ""); // a text even of nothing
+    free(text);
+    assert_int_equal(eng_decode(e, &(int32_t){-1}, 1, true, &text, &len), ENG_EINVAL);
+    assert_memory_equal(eng_token_bytes(e, 128 + 'x', &len), "x", 1);
+    assert_null(eng_token_bytes(e, 1 << 20, &len));
+    assert_int_equal(eng_encode(e, "\xFF", 1, false, &ids, &n), ENG_EINVAL);
+    eng_close(e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bad_options_are_named),
+        cmocka_unit_test(test_memory_bounds_pages_and_context),
+        cmocka_unit_test(test_text_functions),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
