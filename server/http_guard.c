@@ -44,6 +44,14 @@ static enum MHD_Result count_header(void *cls, enum MHD_ValueKind kind, const ch
 bool srv_http_guard(struct srv_exchange *x, uint64_t *ret_length)
 {
     struct counts c = {0};
+    *ret_length = 0;
+    const union MHD_ConnectionInfo *size =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    if (size && size->header_size > SRV_MAX_HEADER_BLOCK) {
+        srv_error_status(&x->error, 431, "invalid_request_error", "request_header_fields_too_large",
+                         "The request line and headers are larger than %d bytes.", SRV_MAX_HEADER_BLOCK);
+        return true;
+    }
     MHD_get_connection_values(x->connection, MHD_HEADER_KIND, count_header, &c);
     const char *why = c.lengths > 1                   ? "more than one Content-Length header"
                       : c.lengths && c.codings        ? "both Content-Length and Transfer-Encoding"
@@ -52,7 +60,6 @@ bool srv_http_guard(struct srv_exchange *x, uint64_t *ret_length)
                       : c.bad_name                    ? "a header name with forbidden characters"
                       : c.folded                      ? "a folded Content-Length or Transfer-Encoding"
                                                       : NULL;
-    *ret_length = 0;
     if (c.codings)
         *ret_length = UINT64_MAX;
     else if (c.length)

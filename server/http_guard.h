@@ -3,8 +3,13 @@
 
 #include "http.h"
 
-// Length headers that two parsers could read differently (request smuggling): true and x->error filled when the
-// connection must be closed. Also sets x->has_body and *ret_length (UINT64_MAX for chunked).
+// Bytes of a request line and its headers. Well below the memory libmicrohttpd has for a connection, so that this
+// refusal is ours: the library's own is a page of HTML, sent only to who goes beyond that memory.
+enum { SRV_MAX_HEADER_BLOCK = 64 << 10 };
+
+// A header block over that limit, or length headers that two parsers could read differently (request smuggling): true
+// and x->error filled when the connection must be closed. Also sets x->has_body and *ret_length (UINT64_MAX for
+// chunked).
 bool srv_http_guard(struct srv_exchange *x, uint64_t *ret_length);
 // Is this Content-Type (may be NULL) one that carries JSON?
 bool srv_http_is_json(const char *content_type);

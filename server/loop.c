@@ -21,7 +21,7 @@
 enum {
     BACKLOG = 4096,
     IDLE_TIMEOUT_S = 75,           // longer than the upstream keep-alive of the usual proxies
-    CONNECTION_MEMORY = 128 << 10, // bounds a header block and one piece of a body
+    CONNECTION_MEMORY = 256 << 10, // bounds a header block (and its table of fields) and one piece of a body
     MAX_CONNECTIONS = 16384,
     DRAIN_TICK_MS = 50,
     CUT_GRACE_MS = 2000, // after the drain timeout, for error events to be flushed

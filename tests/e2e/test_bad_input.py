@@ -326,6 +326,22 @@ class Sockets(Case):
                 self.assertNotIn(b"HTTP/1.1 200", out, "the rest was read as a request")
         self.assert_alive()
 
+    def test_large_header_blocks_get_openais_shape_of_error(self):
+        for name, lines, status in (
+            ("60 kB header", b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: " + b"a" * 60_000, 200),
+            ("70 kB header", b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000, 431),
+            ("70 kB query", b"GET /health?" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x", 431),
+            ("1000 headers", b"GET /health HTTP/1.1\r\nHost: x" + b"".join(b"\r\nX-%d: " % i + b"y" * 60 for i in range(1000)), 431),
+        ):
+            with self.subTest(name):
+                head, _, body = self.talk(lines + b"\r\n\r\n").partition(b"\r\n\r\n")
+                self.assertTrue(head.startswith(b"HTTP/1.1 %d" % status), head[:200])
+                if status == 431:
+                    error = json.loads(body)["error"]
+                    self.assertEqual((error["type"], error["code"]),
+                                     ("invalid_request_error", "request_header_fields_too_large"))
+        self.assert_alive()
+
     def test_garbage(self):
         r = random.Random(9)
         for name, data in {

@@ -40,7 +40,8 @@ static int start(void **state)
     (void)state;
     struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     daemon_ = MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, handle, NULL, MHD_OPTION_SOCK_ADDR, &any,
-                               MHD_OPTION_CONNECTION_TIMEOUT, 3u, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+                               MHD_OPTION_CONNECTION_TIMEOUT, 3u, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+                               MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(128 << 10), MHD_OPTION_END);
     return daemon_ ? 0 : -1;
 }
 
@@ -54,7 +55,8 @@ static int stop(void **state)
 // Sends a header block: true when it got as far as the guard, false when MHD refused it.
 static bool send_head(const char *lines)
 {
-    char out[4096], in[64] = "";
+    static char out[80 << 10];
+    char in[64] = "";
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     to.sin_port = htons(MHD_get_daemon_info(daemon_, MHD_DAEMON_INFO_BIND_PORT)->port);
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -126,6 +128,22 @@ static void test_what_two_parsers_could_read_differently_is_refused(void **state
     }
 }
 
+// 17 bytes of request line and 9 of Host stand before the lines, 2 of the empty line after them.
+static void test_a_header_block_has_a_limit(void **state)
+{
+    (void)state;
+    static char lines[SRV_MAX_HEADER_BLOCK];
+    for (int over = 0; over <= 1; over++) {
+        int n = SRV_MAX_HEADER_BLOCK - 28 + over;
+        memset(lines, 'a', (size_t)n);
+        memcpy(lines, "X: ", 3);
+        memcpy(lines + n - 2, "\r\n", 3);
+        assert_true(send_head(lines));
+        assert_int_equal(refused, over);
+        assert_int_equal(seen.error.status, over ? 431 : 0);
+    }
+}
+
 // Numbers that strtoull would read in part never get as far as the guard.
 static void test_malformed_lengths_are_refused_before(void **state)
 {
@@ -189,6 +207,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lengths_are_told),
         cmocka_unit_test(test_what_two_parsers_could_read_differently_is_refused),
+        cmocka_unit_test(test_a_header_block_has_a_limit),
         cmocka_unit_test(test_malformed_lengths_are_refused_before),
         cmocka_unit_test(test_content_types_that_carry_json),
         cmocka_unit_test(test_ids_are_the_clients_or_new),
