@@ -42,6 +42,8 @@ struct eng_engine {
     struct eng_events events;
     struct eng_counters counters;
     atomic_bool closing; // written by eng_close, read by the engine thread
+    atomic_bool failed;  // the backend is lost: set once by the engine thread after `failure`, read by any thread
+    char failure[256];
 
     // Engine thread only.
     struct eng_scheduler sched;
@@ -51,8 +53,8 @@ struct eng_engine {
     struct eng_event *outbox, **outbox_tail; // published at the end of the step
     int32_t n_finished;                      // finish events in the outbox
     int64_t next_deadline_ns;                // no live request times out before
-    bool swept;                              // someone woke us: look for cancelled requests
-    bool failed;                             // the backend is lost
+    struct eng_step *flying;                 // submitted ahead; the step that the next round begins with
+    int64_t done_ns;                         // when the last step was done
 
     pthread_t thread;
 };
@@ -61,6 +63,9 @@ struct eng_engine {
 // max_context, n_pages and page_size. Takes model and release over on success only.
 int eng_open_model(const struct eng_options *options, const struct eng_parts *parts, struct eng_engine **ret_engine,
                    char *err, size_t err_size);
+
+// A checkpoint as the parts of an engine (load.c). On failure *ret is untouched.
+int eng_load(const struct eng_options *options, struct eng_parts *ret, char *err, size_t err_size);
 
 // The engine thread.
 void *eng_engine_run(void *engine);

@@ -1,8 +1,9 @@
 // 7 COMMIT  Decoding modes: what the next pass of a sequence computes, and which tokens its choices make final.
 //
-// A mode is three functions over one sequence. None of them calls kernels, touches pages or knows other sequences.
+// A mode is a few functions over one sequence. None of them calls kernels, touches pages or knows other sequences.
 // `plan` may be called again for the same pass after a step that did not happen (a preemption): it changes nothing in
-// the sequence but to begin a cycle.
+// the sequence but to begin a cycle. The two for planning ahead change nothing at all: they stand between a segment and
+// its commit, and say what follows it whatever its choices are.
 #pragma once
 
 #include <stdbool.h>
@@ -27,8 +28,13 @@ struct eng_decode {
     int32_t (*rows)(const struct eng_seq *seq, int32_t *ret_end);
     // Appends the next segment to the batch. 0, ENG_ELIMIT when it does not fit there, or ENG_ENOMEM.
     int (*plan)(struct eng_seq *seq, const struct eng_decode_env *env, struct eng_batch *batch);
-    // The choices of the planned segment, [segment->n_wanted]. Advances n_kv; *run is zeroed by the caller.
-    void (*commit)(struct eng_seq *seq, const struct eng_segment *segment, const struct krn_choice *choices,
+    // Rows of the pass after `flying`, the sequence's segment in a batch that was submitted and not committed, and the
+    // KV slots they need. 0: that depends on the choices. Never asked when `flying` is certain to be the last.
+    int32_t (*rows_ahead)(const struct eng_seq *seq, const struct eng_segment *flying, int32_t *ret_end);
+    // Appends that pass, its unknown tokens as links into flying's batch, which the model runs right before.
+    int (*plan_ahead)(const struct eng_seq *seq, const struct eng_segment *flying, struct eng_batch *batch);
+    // Takes what the model answered to the planned segment of the batch. Advances n_kv; *run is zeroed by the caller.
+    void (*commit)(struct eng_seq *seq, const struct eng_batch *batch, const struct eng_segment *segment,
                    struct eng_run *run);
 };
 

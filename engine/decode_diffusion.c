@@ -207,13 +207,23 @@ static void commit_seal(struct eng_seq *seq, const struct krn_choice *choices, s
     run->n = 1;
 }
 
-static void diffusion_commit(struct eng_seq *seq, const struct eng_segment *segment, const struct krn_choice *choices,
+// Which positions are revealed, and so what follows, is read off the choices.
+static int32_t diffusion_rows_ahead(const struct eng_seq *seq, const struct eng_segment *flying, int32_t *ret_end)
+{
+    (void)seq, (void)flying;
+    *ret_end = 0;
+    return 0;
+}
+
+static void diffusion_commit(struct eng_seq *seq, const struct eng_batch *batch, const struct eng_segment *segment,
                              struct eng_run *run)
 {
+    const struct krn_choice *choices = batch->choices + segment->first_wanted;
     if (segment->kind == ENG_PASS_SEAL)
         commit_seal(seq, choices, run);
     else
         commit_denoise(seq, choices, run);
 }
 
-const struct eng_decode eng_decode_diffusion = {ENG_MODE_DIFFUSION, diffusion_rows, diffusion_plan, diffusion_commit};
+const struct eng_decode eng_decode_diffusion = {ENG_MODE_DIFFUSION,   diffusion_rows, diffusion_plan,
+                                                diffusion_rows_ahead, NULL,           diffusion_commit};

@@ -65,6 +65,7 @@ static int plan_verify(struct eng_seq *seq, const struct eng_decode_env *env, st
             return rc;
         eng_sample_row(seq, b->start + i + 1, back, eng_batch_want(batch, s, i));
     }
+    eng_batch_accept(batch, s);
     return 0;
 }
 
@@ -86,36 +87,64 @@ static void commit_draft(struct eng_block *b, const struct krn_choice *choices, 
     b->drafted = true;
 }
 
-static void commit_verify(struct eng_seq *seq, const struct krn_choice *choices, struct eng_run *run)
+// Only a verification's length and seed are its choices'; a draft is always verified.
+static int32_t ss_rows_ahead(const struct eng_seq *seq, const struct eng_segment *flying, int32_t *ret_end)
+{
+    *ret_end = flying->first_pos + flying->rows;
+    (void)seq;
+    return flying->kind == ENG_PASS_DRAFT ? flying->rows : 0;
+}
+
+static int ss_plan_ahead(const struct eng_seq *seq, const struct eng_segment *flying, struct eng_batch *batch)
+{
+    const struct eng_block *b = &seq->block;
+    struct eng_segment *s = eng_batch_add(batch, seq->slot, ENG_PASS_VERIFY, b->start, b->rows);
+    if (!s)
+        return ENG_ELIMIT;
+    s->keep = true;
+    batch->tokens[s->row] = b->tokens[0];
+    for (int32_t i = 0; i < b->rows; i++) {
+        if (i > 0)
+            eng_batch_link(batch, s->row + i, flying->first_wanted + i - 1);
+        eng_sample_row(seq, b->start + i + 1, (struct eng_lookback){0}, eng_batch_want(batch, s, i));
+    }
+    eng_batch_accept(batch, s);
+    return 0;
+}
+
+// The model has compared the block with its choices.
+static void commit_verify(struct eng_seq *seq, const struct krn_choice *choices, const struct krn_accepted *accepted,
+                          struct eng_run *run)
 {
     struct eng_block *b = &seq->block;
     run->drafted = b->rows - 1;
     run->blocks = 1;
-    for (int32_t i = 0; i < b->rows; i++) {
+    run->failed = accepted->n == 0;
+    run->n = accepted->n;
+    for (int32_t i = 0; i < run->n; i++) {
         run->tokens[i] = choices[i].token;
         run->choices[i] = &choices[i];
-        run->n++;
-        run->failed = choices[i].token < 0;
-        if (i + 1 == b->rows || run->failed || choices[i].token != b->tokens[i + 1])
-            break;
-        run->accepted++;
     }
+    assert(run->failed || run->tokens[run->n - 1] == accepted->seed);
+    run->accepted = run->failed ? 0 : run->n - 1;
     run->rejected = b->rows - run->n;
     seq->n_kv += run->n;
     b->rows = 0;
     b->drafted = false;
 }
 
-static void ss_commit(struct eng_seq *seq, const struct eng_segment *segment, const struct krn_choice *choices,
+static void ss_commit(struct eng_seq *seq, const struct eng_batch *batch, const struct eng_segment *segment,
                       struct eng_run *run)
 {
+    const struct krn_choice *choices = batch->choices + segment->first_wanted;
     if (segment->kind == ENG_PASS_AR) {
-        eng_decode_ar.commit(seq, segment, choices, run);
+        eng_decode_ar.commit(seq, batch, segment, run);
         run->blocks = 1;
     } else if (segment->kind == ENG_PASS_DRAFT)
         commit_draft(&seq->block, choices, run);
     else
-        commit_verify(seq, choices, run);
+        commit_verify(seq, choices, &batch->accepted[segment->accept], run);
 }
 
-const struct eng_decode eng_decode_self_speculation = {ENG_MODE_SELF_SPECULATION, ss_rows, ss_plan, ss_commit};
+const struct eng_decode eng_decode_self_speculation = {
+    ENG_MODE_SELF_SPECULATION, ss_rows, ss_plan, ss_rows_ahead, ss_plan_ahead, ss_commit};

@@ -1,10 +1,15 @@
 // The loop: take, route, schedule, forward, commit, publish. One step is one forward pass over the rows of everyone.
 //
+// Where the model is asynchronous, the next step is planned and submitted while the present one runs, if it does not
+// depend on its choices but as tokens (links). The choices are then committed and published while the next one runs. A
+// request that ends with them has rows in the next step for nothing; these are dropped.
+//
 // Everything mutable below belongs to the engine thread; the hand-overs are in queue.c, events.c and stats.c. Left out:
 // opening and the functions that callers' threads use (open.c).
 #include "core.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -98,7 +103,7 @@ static void sweep(struct eng_engine *e, int64_t now)
 // New requests, cancels and deadlines. Sleeps while there is nothing to do. False when the engine closes.
 static bool take(struct eng_engine *e)
 {
-    bool idle = !e->sched.n_running && !e->sched.waiting;
+    bool idle = !e->sched.n_running && !e->sched.waiting && !e->flying;
     bool woken;
     struct eng_request *r = eng_queue_take(&e->queue, idle, &woken);
     while (r) {
@@ -112,29 +117,37 @@ static bool take(struct eng_engine *e)
     int64_t now = eng_now_ns();
     if (woken || (e->next_deadline_ns && now >= e->next_deadline_ns))
         sweep(e, now);
-    if (e->failed)
-        end_all(e, ENG_FINISH_ERROR, eng_strerror(ENG_EDEVICE));
+    if (atomic_load(&e->failed))
+        end_all(e, ENG_FINISH_ERROR, e->failure);
     return true;
 }
 
 // ---- route ----------------------------------------------------------------------------------------------------------
 
-// Decides for every running sequence that stands between two cycles.
-static void route(struct eng_engine *e)
+static struct eng_load load_of(const struct eng_engine *e)
 {
     struct eng_load load = {.active = e->sched.n_running};
     for (int32_t i = 0; i < e->sched.n_running; i++)
         load.block_rows += e->sched.running[i]->params.block_length;
+    return load;
+}
+
+// Decides for every running sequence that stands between two cycles.
+static void route(struct eng_engine *e)
+{
+    struct eng_load load = load_of(e);
     for (int32_t i = 0; i < e->sched.n_running; i++) {
         struct eng_request *r = e->sched.running[i];
         struct eng_seq *q = &r->seq;
         if (!eng_seq_at_boundary(q))
             continue;
+        if (q->mode == eng_router_mode(&e->router, r, &load))
+            continue; // as before, for the reason it gave then
         struct eng_route to;
         eng_router_decide(&e->router, r, &load, &to);
         if (q->mode == ENG_MODE_AUTO)
             e->counters.now.decisions[to.mode]++;
-        else if (q->mode != to.mode)
+        else
             e->counters.now.switches[q->mode][to.mode]++;
         eng_seq_set_mode(q, to.mode, to.block_length, to.reason);
     }
@@ -156,35 +169,92 @@ static void admit(struct eng_engine *e)
             e->sched.running[i]->seq.admit_ns = now;
 }
 
-static void schedule(struct eng_engine *e)
+// NULL when there is nothing to compute.
+static struct eng_step *schedule(struct eng_engine *e)
 {
+    struct eng_step *step = &e->sched.steps[0];
     eng_sampler_reset(&e->sampler);
     struct eng_request *r;
-    while ((r = eng_scheduler_fill(&e->sched, &e->env)))
+    while ((r = eng_scheduler_fill(&e->sched, &e->env, step)))
         end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
+    return step->batch.n_segments ? step : NULL;
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
-// False when the backend is lost; everyone was told then.
-static bool forward(struct eng_engine *e)
+// The backend is lost: everyone is told why, and nothing is taken any more.
+static void lose(struct eng_engine *e, int code)
 {
-    struct eng_batch *b = &e->sched.batch;
-    if (!b->n_segments)
-        return true;
-    int64_t start = eng_now_ns();
-    int rc = e->parts.model.forward(e->parts.model.ctx, b);
+    const struct eng_model *m = &e->parts.model;
+    if (atomic_load(&e->failed))
+        return;
+    snprintf(e->failure, sizeof e->failure, "%s", m->error(m->ctx, code));
+    atomic_store(&e->failed, true);
+    eng_queue_refuse(&e->queue, ENG_EDEVICE);
+    end_all(e, ENG_FINISH_ERROR, e->failure);
+}
+
+// The backend has no room for this step (long histories of penalties, say) but is well: whoever takes part ends.
+static void refuse_step(struct eng_engine *e, struct eng_step *step, int code)
+{
+    const struct eng_model *m = &e->parts.model;
+    for (int32_t i = 0; i < step->batch.n_segments; i++)
+        if (step->planned[i])
+            end(e, step->planned[i], ENG_FINISH_ERROR, m->error(m->ctx, code));
+    eng_batch_reset(&step->batch);
+}
+
+// NULL when the backend did not take the step.
+static struct eng_step *submit(struct eng_engine *e, struct eng_step *step)
+{
+    const struct eng_model *m = &e->parts.model;
+    step->submit_ns = eng_now_ns();
+    int rc = m->submit(m->ctx, &step->batch);
+    if (rc == KRN_ENOMEM)
+        refuse_step(e, step, rc);
+    else if (rc)
+        lose(e, rc);
+    return rc ? NULL : step;
+}
+
+// False when the backend is lost.
+static bool wait_for(struct eng_engine *e, struct eng_step *step)
+{
+    const struct eng_model *m = &e->parts.model;
+    int rc = m->wait(m->ctx, &step->batch);
     if (rc) {
-        e->failed = e->counters.now.failed = true;
-        eng_queue_refuse(&e->queue, ENG_EDEVICE);
-        end_all(e, ENG_FINISH_ERROR, eng_strerror(rc));
+        lose(e, rc);
         return false;
     }
+    // A step that was submitted ahead begins when the one before it is done.
+    int64_t now = eng_now_ns(), start = step->submit_ns > e->done_ns ? step->submit_ns : e->done_ns;
     struct eng_stats *st = &e->counters.now;
     st->steps++;
-    eng_hist_add(&st->rows, b->n_rows);
-    eng_hist_add(&st->seconds, (double)(eng_now_ns() - start) / 1e9);
+    eng_hist_add(&st->rows, step->batch.n_rows);
+    eng_hist_add(&st->seconds, (double)(now - start) / 1e9);
+    e->done_ns = now;
     return true;
+}
+
+// Nobody whose cycle ends with this step would then be sent to another mode.
+static bool modes_stay(const struct eng_engine *e, const struct eng_step *flying)
+{
+    struct eng_load load = load_of(e);
+    for (int32_t i = 0; i < flying->batch.n_segments; i++) {
+        const struct eng_request *r = flying->planned[i];
+        if (r && eng_seq_at_boundary(&r->seq) && eng_router_mode(&e->router, r, &load) != r->seq.mode)
+            return false;
+    }
+    return true;
+}
+
+// Plans and submits the step after `flying`. NULL when it has to wait for flying's choices.
+static struct eng_step *go_ahead(struct eng_engine *e, const struct eng_step *flying)
+{
+    struct eng_step *next = &e->sched.steps[flying == &e->sched.steps[0]];
+    if (!e->parts.model.async || !modes_stay(e, flying) || !eng_scheduler_fill_ahead(&e->sched, flying, next))
+        return NULL;
+    return submit(e, next);
 }
 
 // ---- commit ---------------------------------------------------------------------------------------------------------
@@ -223,15 +293,15 @@ static void count_run(struct eng_engine *e, struct eng_seq *q, const struct eng_
 }
 
 // One segment's choices become tokens, text and an event.
-static void commit_segment(struct eng_engine *e, const struct eng_segment *s, struct eng_request *r)
+static void commit_segment(struct eng_engine *e, const struct eng_batch *b, const struct eng_segment *s,
+                           struct eng_request *r)
 {
     struct eng_seq *q = &r->seq;
-    const struct krn_choice *choices = e->sched.batch.choices + s->first_wanted;
     struct eng_run run = {0};
     if (s->kind == ENG_PASS_PREFILL)
-        eng_decode_prompt_commit(q, s, choices, &run);
+        eng_decode_prompt_commit(q, s, b->choices + s->first_wanted, &run);
     else
-        eng_decode_of(q->mode)->commit(q, s, choices, &run);
+        eng_decode_of(q->mode)->commit(q, b, s, &run);
     count_pass(e, q, s);
     if (run.failed) {
         end(e, r, ENG_FINISH_ERROR,
@@ -259,13 +329,18 @@ static void commit_segment(struct eng_engine *e, const struct eng_segment *s, st
     }
 }
 
-static void commit(struct eng_engine *e)
+static void commit(struct eng_engine *e, struct eng_step *step)
 {
-    for (int32_t i = 0; i < e->sched.batch.n_segments; i++) {
+    for (int32_t i = 0; i < step->batch.n_segments; i++) {
+        const struct eng_segment *s = &step->batch.segments[i];
         eng_event_builder_reset(&e->builder);
-        commit_segment(e, &e->sched.batch.segments[i], e->sched.planned[i]);
+        if (step->planned[i])
+            commit_segment(e, &step->batch, s, step->planned[i]);
+        else
+            e->counters.now.wasted_ahead += (uint64_t)s->rows;
     }
     eng_event_builder_reset(&e->builder);
+    eng_batch_reset(&step->batch);
 }
 
 // ---- publish --------------------------------------------------------------------------------------------------------
@@ -294,16 +369,35 @@ static void publish(struct eng_engine *e)
 
 // ---- the loop -------------------------------------------------------------------------------------------------------
 
+// The step that runs already, or a new one; NULL when there is nothing to compute or the backend is lost.
+static struct eng_step *next_step(struct eng_engine *e)
+{
+    struct eng_step *step = e->flying;
+    e->flying = NULL;
+    if (step)
+        return step;
+    admit(e);
+    route(e);
+    step = schedule(e);
+    return step ? submit(e, step) : NULL;
+}
+
 void *eng_engine_run(void *engine)
 {
     struct eng_engine *e = engine;
     while (take(e)) {
-        admit(e);
-        route(e);
-        schedule(e);
-        if (forward(e))
-            commit(e);
+        struct eng_step *step = next_step(e);
+        if (step) {
+            e->flying = go_ahead(e, step);
+            if (wait_for(e, step))
+                commit(e, step);
+            else
+                e->flying = NULL;
+        }
         publish(e);
     }
+    const struct eng_model *m = &e->parts.model;
+    if (e->flying) // the model must not be closed under it; nobody is left to be told of a failure
+        (void)m->wait(m->ctx, &e->flying->batch);
     return NULL;
 }

@@ -29,18 +29,25 @@ int eng_mode_parse(const char *name);
 // ---- opening --------------------------------------------------------------------------------------------------------
 
 struct eng_options {
-    const char *model_dir; // a Hugging Face folder (MODEL.md 1)
-    const char *backend;   // "auto", "cpu"
-    int threads;           // 0: physical cores
-    uint32_t cpu_mask;     // ANDed with the CPU's features; ~0u: all
-    const char *weights;   // "auto" (as in the file, mapped, no copy), "f32", "bf16"
-    const char *adapter;   // "auto" (linear_spec_lora/ if there), "none", or a folder
-    int32_t max_context;   // 0: the model's max_position_embeddings, bounded by the KV memory
-    int64_t kv_memory; // bytes; 0: what max_sequences x max_context needs, at most a quarter of the machine's memory
-    int32_t page_size; // tokens, 1 .. 256
+    const char *model_dir;   // a Hugging Face folder (MODEL.md 1)
+    const char *backend;     // "auto" (cuda where it opens, else cpu), "cpu", "cuda"
+    const char *cuda_module; // path of trimode-cuda.so; "" or NULL: looked for beside the executable
+    int threads;             // of the CPU backend; 0: physical cores
+    uint32_t cpu_mask;       // ANDed with the CPU's features; ~0u: all
+    int32_t device;          // CUDA: the (first) GPU's number
+    int32_t tensor_parallel; // CUDA: GPUs that share the model: 1, 2, 4, 8
+    bool deterministic;      // CUDA: no library products whose bits depend on the number of rows
+    const char *weights; // "auto" (the backend's choice; the CPU: as in the file, mapped), "f32", "bf16", "fp8", "q4"
+    const char *adapter; // "auto" (linear_spec_lora/ if there), "none", or a folder
+    int32_t max_context; // 0: the model's max_position_embeddings, bounded by the KV memory
+    const char *kv_type; // of keys and values: "auto" (the backend's choice), "f32", "bf16", "fp8"
+    int64_t kv_memory;   // bytes; 0: what max_sequences x max_context needs, at most a quarter of the machine's memory
+                         // (CPU) or what the device has left
+    int32_t page_size;   // tokens, 1 .. 256
     int32_t max_sequences; // decoding at once, 1 .. 1024
     int32_t max_step_rows; // rows of one forward pass, >= 64
     int32_t max_queue;     // waiting requests beyond max_sequences
+    bool cold;             // no warm-up while opening: the first pass of each size may take longer
     int32_t auto_rows;     // `auto` self-speculates while all active blocks fit this many rows
     enum eng_mode mode;    // for requests that say ENG_MODE_AUTO by default (never overrides a request's own mode)
     unsigned auto_modes;   // bit set by (1u << mode): what auto may choose
@@ -63,19 +70,36 @@ void eng_close(struct eng_engine *e);
 
 // ---- the model, for people and for /v1/models -----------------------------------------------------------------------
 
+enum { ENG_MEMORY_CATEGORIES = 12 };
+struct eng_memory {
+    int64_t total, free; // of the device; 0, 0: the backend has no limit of its own
+    int32_t n_categories;
+    struct {
+        const char *name;
+        int64_t bytes;
+    } categories[ENG_MEMORY_CATEGORIES]; // by purpose: "weights", "kv", "activations", ...
+};
+
 struct eng_info {
-    const char *backend;             // "cpu"
+    const char *backend;             // "cpu", "cuda"
     const char *backend_description; // one line
-    const char *weights_type;        // "bf16", "f32"
+    const char *backend_reason;      // one sentence: why "auto" became the CPU; "" otherwise
+    const char *weights_type;        // "bf16", "f32", "fp8", "q4": of most bytes of the large matrices
+    const char *kv_type;             // of the keys and values
     int64_t weights_bytes;           // resident bytes of the one copy, the adapter included
     int64_t file_bytes;              // bytes of the tensors in the checkpoint files, the adapter included
     int64_t parameters;
+    int64_t step_bytes;    // of weights_bytes, what every pass reads: all but the embedding table and the adapter
+    int64_t adapter_bytes; // read too where the draft adapter is on
+    int32_t embed_row_bytes;
+    int32_t kv_token_bytes; // keys and values of one position
     int32_t n_vocab, n_layers, hidden;
     int32_t max_context; // prompt + output, tokens
     int32_t n_pages, page_size;
     unsigned modes; // bits of enum eng_mode
     bool has_adapter;
     bool has_chat_template;
+    struct eng_memory memory; // of the backend once everything was opened
 };
 const struct eng_info *eng_info(const struct eng_engine *e); // lives as long as the engine
 
@@ -249,10 +273,44 @@ struct eng_stats {
     uint64_t steps;                    // forward calls
     uint64_t drafted_tokens, accepted_tokens;
     uint64_t wasted_rejected, wasted_cut; // rows: drafts rejected; rows past the end of a request
+    uint64_t wasted_ahead;                // rows computed ahead for requests that had ended
     uint64_t decisions[ENG_N_MODES];      // requests started in a mode
     uint64_t switches[ENG_N_MODES][ENG_N_MODES];
     struct eng_hist rows, seconds, accepted_length, denoise_passes;
-    bool failed; // the backend is lost; nothing is accepted any more
 };
+// NULL while all is well; else one sentence on how the backend was lost: nothing is accepted any more, and what ran
+// ended with ENG_FINISH_ERROR. Any thread; lives as long as the engine.
+const char *eng_failure(const struct eng_engine *e);
 // A consistent copy of the numbers after some recent step. Any thread, never waits for a forward pass.
 void eng_stats(const struct eng_engine *e, struct eng_stats *ret);
+
+// ---- benches: passes without requests -------------------------------------------------------------------------------
+
+struct eng_bench;
+
+struct eng_bench_shape {
+    enum eng_pass_kind kind;
+    int32_t segments, rows; // sequences, and rows of each
+    int32_t context;        // positions before those rows
+};
+
+struct eng_bench_time {
+    double min_ms, median_ms, max_ms; // of a pass alone, from its submission to its choices
+    double queued_ms;                 // a pass of a queue that never runs dry; median_ms where the backend has no queue
+    double host_ms;                   // until its submission returned, median
+    int32_t wanted;                   // rows whose token was chosen
+    bool adapter;                     // the draft adapter was on
+    int64_t weight_bytes, kv_bytes;   // the least that the pass reads
+};
+
+// As eng_open, without an engine: no thread, no requests. max_sequences bounds a pass's segments; max_context and
+// kv_memory must leave each of them max_context tokens (ENG_ELIMIT otherwise). notify is not used. On failure *ret is
+// untouched and err holds one sentence.
+int eng_bench_open(const struct eng_options *options, struct eng_bench **ret, char *err, size_t err_size);
+void eng_bench_close(struct eng_bench *b); // takes NULL
+const struct eng_info *eng_bench_info(const struct eng_bench *b);
+// Fills the context with real passes, warms up, then times `runs` passes (1 .. 1000). ENG_EINVAL: the shape does not
+// fit the options. ENG_ENOTSUP: the model has no block passes. Else the failure of the backend.
+int eng_bench_pass(struct eng_bench *b, const struct eng_bench_shape *shape, int runs, struct eng_bench_time *ret);
+// One sentence or phrase on the last failure of eng_bench_pass.
+const char *eng_bench_error(const struct eng_bench *b, int code);

@@ -15,7 +15,7 @@ struct eng_request;
 struct eng_event_block {
     struct eng_event ev;
     struct eng_request_stats stats;
-    char error[120];
+    char error[256];
 };
 
 // Memory for one finish event, so that a request can always be finished. NULL when there is none.

@@ -16,6 +16,8 @@ struct eng_options eng_options_default(void)
 {
     return (struct eng_options){
         .backend = "auto",
+        .tensor_parallel = 1,
+        .kv_type = "auto",
         .cpu_mask = ~0u,
         .weights = "auto",
         .adapter = "auto",
@@ -104,6 +106,7 @@ static void set_constants(struct eng_engine *e, const struct eng_options *o, con
     };
     e->outbox_tail = &e->outbox;
     atomic_init(&e->closing, false);
+    atomic_init(&e->failed, false);
 }
 
 enum { PIECE_ROWS = 256 }; // of a prompt in one step while others decode
@@ -227,6 +230,11 @@ void eng_stats(const struct eng_engine *e, struct eng_stats *ret)
 {
     // The mutex is the only thing written.
     eng_counters_read((struct eng_counters *)&e->counters, ret);
+}
+
+const char *eng_failure(const struct eng_engine *e)
+{
+    return atomic_load(&e->failed) ? e->failure : NULL;
 }
 
 const struct eng_info *eng_info(const struct eng_engine *e)

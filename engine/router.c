@@ -26,31 +26,37 @@ static enum eng_mode block_mode(const struct eng_router *router, const struct en
     return allowed(router, r, ENG_MODE_DIFFUSION) ? ENG_MODE_DIFFUSION : ENG_MODE_AR;
 }
 
+static bool fits(const struct eng_router *router, const struct eng_load *load)
+{
+    return load->block_rows <= router->auto_rows;
+}
+
+enum eng_mode eng_router_mode(const struct eng_router *router, const struct eng_request *r, const struct eng_load *load)
+{
+    if (r->mode != ENG_MODE_AUTO)
+        return r->mode;
+    // Without AR among the allowed modes the block mode stays, however many there are.
+    bool block = fits(router, load) || !allowed(router, r, ENG_MODE_AR);
+    return block ? block_mode(router, r) : ENG_MODE_AR;
+}
+
 void eng_router_decide(const struct eng_router *router, const struct eng_request *r, const struct eng_load *load,
                        struct eng_route *ret)
 {
-    *ret = (struct eng_route){.mode = r->mode, .block_length = r->params.block_length};
-    if (r->mode != ENG_MODE_AUTO) {
+    ret->mode = eng_router_mode(router, r, load);
+    ret->block_length = r->params.block_length;
+    const char *plural = load->active == 1 ? "" : "s";
+    if (r->mode != ENG_MODE_AUTO)
         snprintf(ret->reason, sizeof ret->reason, "%s was asked for by the %s", eng_mode_name(r->mode),
                  r->params.mode == ENG_MODE_AUTO ? "configuration" : "request");
-        return;
-    }
-    enum eng_mode block = block_mode(router, r);
-    const char *plural = load->active == 1 ? "" : "s";
-    bool fits = load->block_rows <= router->auto_rows;
-    if (block == ENG_MODE_AR) {
-        ret->mode = ENG_MODE_AR;
+    else if (block_mode(router, r) == ENG_MODE_AR)
         snprintf(ret->reason, sizeof ret->reason, "%d active request%s: auto may choose only ar here", load->active,
                  plural);
-    } else if (fits) {
-        ret->mode = block;
+    else if (fits(router, load))
         snprintf(ret->reason, sizeof ret->reason, "%d active request%s: blocks of %d rows in all fit auto-rows %d",
                  load->active, plural, load->block_rows, router->auto_rows);
-    } else {
-        // Without AR among the allowed modes the block mode stays.
-        ret->mode = allowed(router, r, ENG_MODE_AR) ? ENG_MODE_AR : block;
+    else
         snprintf(ret->reason, sizeof ret->reason, "%d active request%s: blocks of %d rows in all exceed auto-rows %d%s",
                  load->active, plural, load->block_rows, router->auto_rows,
                  ret->mode == ENG_MODE_AR ? "" : ", but auto may not choose ar");
-    }
 }

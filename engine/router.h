@@ -30,5 +30,8 @@ struct eng_route {
     char reason[160]; // one sentence with numbers
 };
 
+// The mode that decide would take, without its sentence: cheap enough to ask for every request in every step.
+enum eng_mode eng_router_mode(const struct eng_router *router, const struct eng_request *r,
+                              const struct eng_load *load);
 void eng_router_decide(const struct eng_router *router, const struct eng_request *r, const struct eng_load *load,
                        struct eng_route *ret);

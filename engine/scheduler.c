@@ -4,6 +4,9 @@
 // When prompts found fewer than an eighth of the rows, that eighth of the next step is theirs before anyone else's, so
 // that a full house of decoders cannot keep newcomers out. When pages run out, the youngest sequence gives all of its
 // own back and is computed again later; its tokens and its mode's state stay, so its text does not change.
+//
+// Planning ahead fills the next step before the choices of the present one are known. It only ever adds what was
+// certain anyway: everyone goes on, or nobody is planned and the next step waits for the choices.
 #include "scheduler.h"
 
 #include <assert.h>
@@ -11,6 +14,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "sample.h"
 
 int eng_scheduler_init(struct eng_scheduler *s, const struct eng_scheduler_limits *limits)
 {
@@ -21,17 +25,19 @@ int eng_scheduler_init(struct eng_scheduler *s, const struct eng_scheduler_limit
         return ENG_EINVAL;
     int32_t n = limits->max_sequences;
     int rc = eng_kv_init(&s->kv, limits->n_pages, limits->page_size, n, limits->max_context);
-    if (!rc)
-        rc = eng_batch_init(&s->batch, limits->max_step_rows, n);
+    for (int i = 0; !rc && i < KRN_PASSES_AHEAD; i++) {
+        rc = eng_batch_init(&s->steps[i].batch, limits->max_step_rows, n);
+        s->steps[i].planned = calloc((size_t)n, sizeof(struct eng_request *));
+        rc = rc || s->steps[i].planned ? rc : ENG_ENOMEM;
+    }
     if (rc) {
         eng_scheduler_done(s);
         return rc;
     }
     s->running = calloc((size_t)n, sizeof(struct eng_request *));
-    s->planned = calloc((size_t)n, sizeof(struct eng_request *));
     s->free_slots = calloc((size_t)n, sizeof *s->free_slots);
     s->parts = calloc((size_t)n, sizeof(struct eng_request *));
-    if (!s->running || !s->planned || !s->free_slots || !s->parts) {
+    if (!s->running || !s->free_slots || !s->parts) {
         eng_scheduler_done(s);
         return ENG_ENOMEM;
     }
@@ -43,9 +49,11 @@ int eng_scheduler_init(struct eng_scheduler *s, const struct eng_scheduler_limit
 void eng_scheduler_done(struct eng_scheduler *s)
 {
     eng_kv_done(&s->kv);
-    eng_batch_done(&s->batch);
+    for (int i = 0; i < KRN_PASSES_AHEAD; i++) {
+        eng_batch_done(&s->steps[i].batch);
+        free(s->steps[i].planned);
+    }
     free(s->running);
-    free(s->planned);
     free(s->free_slots);
     free(s->parts);
     *s = (struct eng_scheduler){0};
@@ -93,8 +101,17 @@ static void leave_running(struct eng_scheduler *s, struct eng_request *r)
     s->free_slots[s->n_free_slots++] = r->seq.slot;
 }
 
+static void leave_steps(struct eng_scheduler *s, const struct eng_request *r)
+{
+    for (int k = 0; k < KRN_PASSES_AHEAD; k++)
+        for (int32_t i = 0; i < s->steps[k].batch.n_segments; i++)
+            if (s->steps[k].planned[i] == r)
+                s->steps[k].planned[i] = NULL;
+}
+
 void eng_scheduler_remove(struct eng_scheduler *s, struct eng_request *r)
 {
+    leave_steps(s, r);
     if (r->seq.slot < 0) {
         unlink_waiting(s, r);
         return;
@@ -126,9 +143,14 @@ static bool has_pages_for(const struct eng_scheduler *s, const struct eng_reques
     return need <= s->kv.n_free || s->n_running == 0;
 }
 
+static bool can_admit(const struct eng_scheduler *s)
+{
+    return s->waiting && s->n_free_slots && has_pages_for(s, s->waiting);
+}
+
 struct eng_request *eng_scheduler_admit(struct eng_scheduler *s)
 {
-    while (s->waiting && s->n_free_slots && has_pages_for(s, s->waiting)) {
+    while (can_admit(s)) {
         struct eng_request *r = s->waiting;
         unlink_waiting(s, r);
         if (eng_seq_start(&r->seq))
@@ -167,12 +189,12 @@ static bool in_round(const struct eng_scheduler *s, const struct eng_seq *q, enu
 // Chooses the step's participants (s->parts, in no particular order) and their rows (seq.step_rows).
 static int32_t choose(struct eng_scheduler *s)
 {
-    int32_t n = 0, left = s->batch.max_rows, n_prompts = 0, prompt_rows = 0;
+    int32_t max_rows = s->limits.max_step_rows, n = 0, left = max_rows, n_prompts = 0, prompt_rows = 0;
     for (int32_t i = 0; i < s->n_running; i++) {
         s->running[i]->seq.step_rows = 0;
         n_prompts += eng_seq_in_prompt(&s->running[i]->seq);
     }
-    int32_t piece = n_prompts < s->n_running ? s->limits.piece_rows : s->batch.max_rows;
+    int32_t piece = n_prompts < s->n_running ? s->limits.piece_rows : max_rows;
     for (enum round round = STARVED_PROMPTS; round < N_ROUNDS; round++) {
         for (int32_t i = 0; i < s->n_running && left > 0; i++) {
             struct eng_seq *q = &s->running[i]->seq;
@@ -180,7 +202,7 @@ static int32_t choose(struct eng_scheduler *s)
                 continue;
             int32_t end, rows;
             if (eng_seq_in_prompt(q)) {
-                int32_t most = round == STARVED_PROMPTS ? left - (s->batch.max_rows - s->batch.max_rows / 8) : left;
+                int32_t most = round == STARVED_PROMPTS ? left - (max_rows - max_rows / 8) : left;
                 if (most <= 0)
                     break;
                 rows = eng_decode_prompt_rows(q, most < piece ? most : piece);
@@ -195,7 +217,7 @@ static int32_t choose(struct eng_scheduler *s)
             s->parts[n++] = s->running[i];
         }
     }
-    s->prompts_waited = n_prompts && left == 0 && prompt_rows < s->batch.max_rows / 8;
+    s->prompts_waited = n_prompts && left == 0 && prompt_rows < max_rows / 8;
     return n;
 }
 
@@ -246,9 +268,18 @@ static void rotate(struct eng_scheduler *s)
     memcpy(&s->running[n], s->parts, (size_t)n_served * sizeof(struct eng_request *));
 }
 
-struct eng_request *eng_scheduler_fill(struct eng_scheduler *s, const struct eng_decode_env *env)
+// The segment just added is r's.
+static void note_planned(struct eng_scheduler *s, struct eng_step *step, struct eng_request *r)
 {
-    eng_batch_reset(&s->batch);
+    int32_t last = step->batch.n_segments - 1;
+    step->batch.segments[last].pages = eng_kv_table(&s->kv, r->seq.slot);
+    step->planned[last] = r;
+}
+
+struct eng_request *eng_scheduler_fill(struct eng_scheduler *s, const struct eng_decode_env *env, struct eng_step *step)
+{
+    struct eng_batch *batch = &step->batch;
+    eng_batch_reset(batch);
     int32_t n = choose(s);
     // Oldest first: whoever is preempted is younger than all that are planned already.
     qsort(s->parts, (size_t)n, sizeof(struct eng_request *), by_age);
@@ -256,16 +287,54 @@ struct eng_request *eng_scheduler_fill(struct eng_scheduler *s, const struct eng
         struct eng_request *r = s->parts[i];
         if (r->seq.slot < 0 || !make_room(s, r))
             continue;
-        int rc = eng_seq_in_prompt(&r->seq) ? eng_decode_prompt_plan(&r->seq, env, &s->batch, r->seq.step_rows)
-                                            : eng_decode_of(r->seq.mode)->plan(&r->seq, env, &s->batch);
+        int rc = eng_seq_in_prompt(&r->seq) ? eng_decode_prompt_plan(&r->seq, env, batch, r->seq.step_rows)
+                                            : eng_decode_of(r->seq.mode)->plan(&r->seq, env, batch);
         assert(rc != ENG_ELIMIT);
         if (rc)
             return r;
-        s->batch.segments[s->batch.n_segments - 1].pages = eng_kv_table(&s->kv, r->seq.slot);
-        s->planned[s->batch.n_segments - 1] = r;
+        note_planned(s, step, r);
     }
     rotate(s);
     return NULL;
+}
+
+// ---- the step after -------------------------------------------------------------------------------------------------
+
+// Its output is full with the choice that is being made.
+static bool ends_for_certain(const struct eng_seq *q, const struct eng_segment *flying)
+{
+    return flying->kind == ENG_PASS_AR && eng_seq_wanted(q) == 1;
+}
+
+static bool follow(struct eng_scheduler *s, struct eng_request *r, const struct eng_segment *flying,
+                   struct eng_step *next)
+{
+    const struct eng_seq *q = &r->seq;
+    const struct eng_decode *mode = eng_decode_of(q->mode);
+    int32_t end;
+    if (eng_sample_needs_history(&r->params) || !mode->rows_ahead(q, flying, &end) ||
+        eng_kv_reserve(&s->kv, q->slot, end) || mode->plan_ahead(q, flying, &next->batch))
+        return false;
+    note_planned(s, next, r);
+    return true;
+}
+
+bool eng_scheduler_fill_ahead(struct eng_scheduler *s, const struct eng_step *flying, struct eng_step *next)
+{
+    int32_t n = 0;
+    eng_batch_reset(&next->batch);
+    bool good = !can_admit(s);
+    for (int32_t i = 0; good && i < flying->batch.n_segments; i++) {
+        const struct eng_segment *segment = &flying->batch.segments[i];
+        struct eng_request *r = flying->planned[i];
+        n += r != NULL;
+        if (r && !ends_for_certain(&r->seq, segment))
+            good = follow(s, r, segment, next);
+    }
+    // Whoever runs and has no row in `flying` would have to wait for the step after the next.
+    if (!good || n != s->n_running)
+        eng_batch_reset(&next->batch);
+    return next->batch.n_segments > 0;
 }
 
 void eng_scheduler_committed(struct eng_scheduler *s, struct eng_request *r, bool cut)

@@ -12,26 +12,10 @@
 // same bits.
 #pragma once
 
+#include "exact.h"
+
 #include <stdint.h>
 #include <string.h>
-
-#ifdef __CUDACC__
-#define KRN_HD static inline __host__ __device__
-#else
-#define KRN_HD static inline
-#endif
-
-#if defined(__CUDA_ARCH__)
-#define KRN_MUL(a, b) __fmul_rn((a), (b))
-#define KRN_ADD(a, b) __fadd_rn((a), (b))
-#define KRN_SUB(a, b) __fsub_rn((a), (b))
-#define KRN_DIV(a, b) __fdiv_rn((a), (b))
-#else
-#define KRN_MUL(a, b) ((a) * (b))
-#define KRN_ADD(a, b) ((a) + (b))
-#define KRN_SUB(a, b) ((a) - (b))
-#define KRN_DIV(a, b) ((a) / (b))
-#endif
 
 // The four words for tokens 4 * quad .. 4 * quad + 3 at a position.
 KRN_HD void krn_philox(uint64_t seed, uint64_t position, uint32_t quad, uint32_t out[4])

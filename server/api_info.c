@@ -180,18 +180,15 @@ enum MHD_Result srv_api_detokenize(struct srv_exchange *x)
 
 // ---- probes ---------------------------------------------------------------------------------------------------------
 
-static bool engine_failed(const struct srv_server *s)
+static const char *engine_failure(const struct srv_server *s)
 {
-    struct eng_stats stats = {0};
-    if (s->engine)
-        eng_stats(s->engine, &stats);
-    return stats.failed;
+    return s->engine ? eng_failure(s->engine) : NULL;
 }
 
 enum MHD_Result srv_api_health(struct srv_exchange *x)
 {
     struct srv_buf out = {0};
-    bool failed = engine_failed(x->server);
+    bool failed = engine_failure(x->server) != NULL;
     srv_buf_printf(&out, "{\"status\":\"%s\"}", failed ? "failed" : "ok");
     return srv_http_json(x, failed ? 503 : 200, &out);
 }
@@ -200,8 +197,10 @@ enum MHD_Result srv_api_ready(struct srv_exchange *x)
 {
     const struct srv_server *s = x->server;
     struct srv_buf out = {0};
-    if (engine_failed(s)) {
-        srv_buf_puts(&out, "{\"status\":\"failed\",\"reason\":\"the backend failed\"}");
+    if (engine_failure(s)) {
+        srv_buf_puts(&out, "{\"status\":\"failed\",\"reason\":");
+        srv_buf_jsonz(&out, engine_failure(s));
+        srv_buf_append(&out, "}", 1);
     } else if (s->state == SRV_READY) {
         srv_buf_puts(&out, "{\"status\":\"ready\"}");
         return srv_http_json(x, 200, &out);
@@ -214,6 +213,12 @@ enum MHD_Result srv_api_ready(struct srv_exchange *x)
                        s->n_streams);
     }
     return srv_http_json(x, 503, &out);
+}
+
+// Why the backend is not the one that "auto" prefers; NULL when there is nothing to say.
+static const char *reason_of(const struct eng_info *info)
+{
+    return info && info->backend_reason && *info->backend_reason ? info->backend_reason : NULL;
 }
 
 enum MHD_Result srv_api_version(struct srv_exchange *x)
@@ -230,6 +235,8 @@ enum MHD_Result srv_api_version(struct srv_exchange *x)
     srv_buf_jsonz(&out, s->info ? s->info->backend : NULL);
     srv_buf_puts(&out, ",\"backend_description\":");
     srv_buf_jsonz(&out, s->info ? s->info->backend_description : NULL);
+    srv_buf_puts(&out, ",\"backend_reason\":");
+    srv_buf_jsonz(&out, reason_of(s->info));
     srv_buf_append(&out, "}", 1);
     return srv_http_json(x, 200, &out);
 }
@@ -260,6 +267,18 @@ static void put_streams(struct srv_buf *out, const struct srv_server *s)
     srv_buf_append(out, "]", 1);
 }
 
+static void put_memory(struct srv_buf *out, const struct eng_memory *m)
+{
+    srv_buf_printf(out, ",\"memory\":{\"total\":%lld,\"free\":%lld,\"categories\":{", (long long)m->total,
+                   (long long)m->free);
+    for (int32_t i = 0; i < m->n_categories; i++) {
+        srv_buf_puts(out, i ? "," : "");
+        srv_buf_jsonz(out, m->categories[i].name);
+        srv_buf_printf(out, ":%lld", (long long)m->categories[i].bytes);
+    }
+    srv_buf_puts(out, "}}");
+}
+
 static void put_engine(struct srv_buf *out, const struct srv_server *s)
 {
     struct eng_stats st = {0};
@@ -269,6 +288,8 @@ static void put_engine(struct srv_buf *out, const struct srv_server *s)
     srv_buf_jsonz(out, info->backend);
     srv_buf_puts(out, ",\"backend_description\":");
     srv_buf_jsonz(out, info->backend_description);
+    srv_buf_puts(out, ",\"backend_reason\":");
+    srv_buf_jsonz(out, reason_of(info));
     srv_buf_puts(out, ",\"weights\":{\"type\":");
     srv_buf_jsonz(out, info->weights_type);
     srv_buf_printf(out, ",\"bytes\":%lld,\"file_bytes\":%lld,\"parameters\":%lld},\"max_context\":%d,\"modes\":",
@@ -280,8 +301,10 @@ static void put_engine(struct srv_buf *out, const struct srv_server *s)
     srv_buf_printf(out, ",\"waiting\":%d,\"running\":{", (int)st.waiting);
     for (int m = 1; m < ENG_N_MODES; m++)
         srv_buf_printf(out, "%s\"%s\":%d", m > 1 ? "," : "", eng_mode_name(m), (int)st.running[m]);
-    srv_buf_printf(out, "},\"kv_pages\":{\"total\":%d,\"used\":%d,\"page_size\":%d},\"forward_steps\":%llu",
-                   (int)st.pages_total, (int)st.pages_used, (int)info->page_size, (unsigned long long)st.steps);
+    srv_buf_printf(
+        out, "},\"kv_pages\":{\"total\":%d,\"used\":%d,\"page_size\":%d,\"type\":\"%s\"},\"forward_steps\":%llu",
+        (int)st.pages_total, (int)st.pages_used, (int)info->page_size, info->kv_type, (unsigned long long)st.steps);
+    put_memory(out, &info->memory);
 }
 
 enum MHD_Result srv_api_status(struct srv_exchange *x)
@@ -290,7 +313,7 @@ enum MHD_Result srv_api_status(struct srv_exchange *x)
     const struct srv_server *s = x->server;
     struct srv_buf out = {0};
     srv_buf_printf(&out, "{\"status\":\"%s\",\"version\":\"" TRIMODE_VERSION "\",\"uptime_s\":%lld,\"model\":",
-                   engine_failed(s) ? "failed" : states[s->state], (long long)(time(NULL) - s->started));
+                   engine_failure(s) ? "failed" : states[s->state], (long long)(time(NULL) - s->started));
     srv_buf_jsonz(&out, s->model_name);
     if (s->engine)
         put_engine(&out, s);

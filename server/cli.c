@@ -47,22 +47,10 @@ static int open_engine(const struct srv_config *c, struct eng_engine **ret)
         fprintf(stderr, "trimode: %s\n", err);
         return 2;
     }
-    struct eng_options o = eng_options_default();
+    struct eng_options o = srv_config_engine(c, dir);
     bool tty = isatty(2);
-    o.model_dir = dir;
-    o.backend = c->backend;
-    o.threads = (int)c->threads;
-    o.cpu_mask = (uint32_t)c->cpu_mask;
-    o.weights = c->weights;
-    o.adapter = c->adapter;
-    o.max_context = (int32_t)c->max_context;
-    o.kv_memory = c->kv_memory;
-    o.page_size = (int32_t)c->page_size;
     o.max_sequences = 1;
-    o.max_step_rows = (int32_t)c->max_step_rows;
-    o.auto_modes = (unsigned)c->auto_modes;
-    o.block_length = (int32_t)c->block_length;
-    o.threshold = (float)c->threshold;
+    o.cold = true; // one generation meets few sizes, and someone waits
     o.progress = tty ? on_progress : NULL;
     o.notify = on_notify;
     sem_init(&wake, 0, 0);
@@ -75,6 +63,9 @@ static int open_engine(const struct srv_config *c, struct eng_engine **ret)
         fprintf(stderr, "trimode: cannot load the model '%s': %s\n", c->model, err);
         return 1;
     }
+    const struct eng_info *info = eng_info(*ret);
+    if (c->stats && info->backend_reason && *info->backend_reason)
+        fprintf(stderr, "backend %s: %s\n", info->backend, info->backend_reason);
     struct sigaction act = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &act, NULL);
     return 0;

@@ -55,8 +55,9 @@ static bool set_number(const struct srv_option *o, void *at, const char *value)
 
 static bool set_word(const struct srv_option *o, void *at, const char *value)
 {
-    static const char *const words[] = {"auto", "cpu",  "f32",   "bf16", "ar",   "diffusion", "self_speculation",
-                                        "text", "json", "debug", "info", "warn", "error"};
+    static const char *const words[] = {
+        "auto", "cpu",  "cuda",  "f32",  "bf16", "fp8",  "q4", "ar", "diffusion", "self_speculation",
+        "text", "json", "debug", "info", "warn", "error"};
     size_t n = strlen(value);
     for (const char *p = o->words; n; p++) {
         size_t len = strcspn(p, "|");
@@ -177,6 +178,8 @@ int srv_config_default(struct srv_config *c)
     *c = (struct srv_config){
         .backend = "auto",
         .weights = "auto",
+        .kv_type = "auto",
+        .tensor_parallel = 1,
         .mode = "auto",
         .log_format = "text",
         .log_level = "info",
@@ -194,10 +197,12 @@ int srv_config_default(struct srv_config *c)
         .drain_timeout = 30,
         .temperature = 1,
         .top_p = 1,
+        .runs = 20,
     };
-    static const char *const texts[][2] = {
-        {"model", "nano"},    {"served_model_name", ""}, {"host", "127.0.0.1"}, {"adapter", "auto"},
-        {"api_key_file", ""}, {"metrics_key_file", ""},  {"cors_origin", ""},   {"system", ""}};
+    static const char *const texts[][2] = {{"model", "nano"},        {"served_model_name", ""}, {"host", "127.0.0.1"},
+                                           {"adapter", "auto"},      {"cuda_module", ""},       {"api_key_file", ""},
+                                           {"metrics_key_file", ""}, {"cors_origin", ""},       {"system", ""},
+                                           {"rows", "1,8,32"},       {"context", "128"},        {"kind", "ar"}};
     char err[160];
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (srv_config_set(c, texts[i][0], texts[i][1], SRV_FROM_DEFAULT, "default", err, sizeof err))
@@ -307,6 +312,33 @@ static int read_flags(struct srv_config *c, enum srv_command command, int argc, 
     return 0;
 }
 
+struct eng_options srv_config_engine(const struct srv_config *c, const char *dir)
+{
+    struct eng_options o = eng_options_default();
+    o.model_dir = dir;
+    o.backend = c->backend;
+    o.threads = (int)c->threads;
+    o.cpu_mask = (uint32_t)c->cpu_mask;
+    o.cuda_module = c->cuda_module;
+    o.device = (int32_t)c->device;
+    o.tensor_parallel = (int32_t)c->tensor_parallel;
+    o.deterministic = c->deterministic;
+    o.weights = c->weights;
+    o.adapter = c->adapter;
+    o.max_context = (int32_t)c->max_context;
+    o.kv_type = c->kv_type;
+    o.kv_memory = c->kv_memory;
+    o.page_size = (int32_t)c->page_size;
+    o.max_sequences = (int32_t)c->max_sequences;
+    o.max_step_rows = (int32_t)c->max_step_rows;
+    o.max_queue = (int32_t)c->max_queue;
+    o.auto_modes = (unsigned)c->auto_modes;
+    o.block_length = (int32_t)c->block_length;
+    o.threshold = (float)c->threshold;
+    o.mode = ENG_MODE_AUTO; // the default for requests that name none is applied while parsing them
+    return o;
+}
+
 int srv_config_check(const struct srv_config *c, char *err, size_t err_size)
 {
     if (!strcmp(c->mode, "self_speculation") && !strcmp(c->adapter, "none")) {
@@ -329,6 +361,17 @@ int srv_config_check(const struct srv_config *c, char *err, size_t err_size)
     }
     if (!(c->top_p > 0)) {
         snprintf(err, err_size, "top_p: '%g' leaves no token to choose; allowed: above 0 and at most 1", c->top_p);
+        return -1;
+    }
+    if (c->tensor_parallel & (c->tensor_parallel - 1)) {
+        snprintf(err, err_size, "tensor_parallel: '%lld' cannot divide a model evenly; allowed: 1, 2, 4 or 8",
+                 (long long)c->tensor_parallel);
+        return -1;
+    }
+    if (c->tensor_parallel > 1 && !strcmp(c->backend, "cpu")) {
+        snprintf(err, err_size,
+                 "tensor_parallel: '%lld' needs several GPUs and backend is 'cpu'; allowed: 1, or backend auto or cuda",
+                 (long long)c->tensor_parallel);
         return -1;
     }
     if (c->max_context && c->max_context < 2) {

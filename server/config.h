@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-enum srv_command { SRV_SERVE = 1, SRV_GENERATE = 2, SRV_CHAT = 4 };
+enum srv_command { SRV_SERVE = 1, SRV_GENERATE = 2, SRV_CHAT = 4, SRV_BENCH = 8 };
 
 enum srv_origin { SRV_FROM_DEFAULT, SRV_FROM_FILE, SRV_FROM_ENVIRONMENT, SRV_FROM_FLAG };
 
@@ -15,14 +15,16 @@ enum { SRV_MAX_OPTIONS = 64 };
 // Values after the last source; see the table in config_table.c for ranges. Sizes and counts: 0 stands for `auto`.
 struct srv_config {
     char *config; // the file that was read, or NULL
-    char *model, *served_model_name, *host, *adapter, *api_key_file, *metrics_key_file, *cors_origin, *system;
-    const char *backend, *weights, *mode, *log_format, *log_level; // one of the allowed words
+    char *model, *served_model_name, *host, *adapter, *cuda_module, *api_key_file, *metrics_key_file, *cors_origin,
+        *system;
+    char *rows, *context, *kind;                                             // comma lists of bench
+    const char *backend, *weights, *kv_type, *mode, *log_format, *log_level; // one of the allowed words
     int64_t port, threads, max_context, kv_memory, page_size, max_sequences, max_step_rows, max_queue, max_body;
     int64_t auto_modes; // bits of enum eng_mode
-    int64_t block_length, cpu_mask, max_tokens, top_k, seed;
+    int64_t block_length, cpu_mask, device, tensor_parallel, max_tokens, top_k, seed, runs;
     double request_timeout, drain_timeout; // seconds
-    double threshold, temperature, top_p;
-    bool stats, raw;
+    double threshold, temperature, top_p, limit_gbps;
+    bool deterministic, stats, raw, json;
     bool print_config, help; // flags only
     enum srv_origin origins[SRV_MAX_OPTIONS];
     char **arguments; // what is not a flag; borrowed from argv
@@ -33,6 +35,10 @@ struct srv_config {
 // after the sub-command; environment is a list like environ. The result is released with srv_config_done in any case.
 int srv_config_read(struct srv_config *c, enum srv_command command, int argc, char **argv, char *const *environment,
                     char *err, size_t err_size);
+struct eng_options;
+// What the settings say to the engine that opens the model in dir; callbacks are left out. Points into c and dir.
+struct eng_options srv_config_engine(const struct srv_config *c, const char *dir);
+
 // Only the defaults.
 int srv_config_default(struct srv_config *c);
 void srv_config_done(struct srv_config *c);

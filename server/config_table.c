@@ -8,7 +8,7 @@
 #include "engine.h"
 
 #define AT(field) offsetof(struct srv_config, field)
-#define ALL (SRV_SERVE | SRV_GENERATE | SRV_CHAT)
+#define ALL (SRV_SERVE | SRV_GENERATE | SRV_CHAT | SRV_BENCH)
 #define LOCAL (SRV_GENERATE | SRV_CHAT)
 #define GIB 1073741824.0
 
@@ -19,13 +19,25 @@ const struct srv_option srv_options[] = {
     {"host", SRV_TEXT, AT(host), SRV_SERVE, 1, 255, false, NULL, "address to listen on"},
     {"port", SRV_INTEGER, AT(port), SRV_SERVE, 0, 65535, false, NULL,
      "port to listen on; 0 picks a free one and prints it"},
-    {"backend", SRV_WORD, AT(backend), ALL, 0, 0, false, "auto|cpu", "where the model runs"},
+    {"backend", SRV_WORD, AT(backend), ALL, 0, 0, false, "auto|cpu|cuda",
+     "where the model runs; auto: cuda where it can be had"},
+    {"cuda_module", SRV_TEXT, AT(cuda_module), ALL, 0, 4096, false, NULL,
+     "path of trimode-cuda.so; looked for beside the executable when empty"},
+    {"device", SRV_INTEGER, AT(device), ALL, 0, 63, false, NULL, "number of the (first) GPU"},
+    {"tensor_parallel", SRV_INTEGER, AT(tensor_parallel), ALL, 1, 8, false, NULL,
+     "GPUs that share the model: 1, 2, 4 or 8"},
+    {"deterministic", SRV_SWITCH, AT(deterministic), ALL, 0, 0, false, NULL,
+     "on a GPU, no product whose bits depend on what else runs (slower for prompts)"},
     {"threads", SRV_INTEGER, AT(threads), ALL, 0, 1024, true, NULL, "kernel threads; auto: physical cores"},
-    {"weights", SRV_WORD, AT(weights), ALL, 0, 0, false, "auto|f32|bf16",
-     "type of the resident weights; auto: as in the file"},
+    {"weights", SRV_WORD, AT(weights), ALL, 0, 0, false, "auto|f32|bf16|fp8|q4",
+     "type of the resident weights; auto: as in the file, on a GPU bf16"},
     {"max_context", SRV_INTEGER, AT(max_context), ALL, 0, 16777216, true, NULL,
      "prompt and output, tokens; auto: the model's"},
-    {"kv_memory", SRV_SIZE, AT(kv_memory), ALL, 0, 16384 * GIB, true, NULL, "memory for keys and values"},
+    {"kv_type", SRV_WORD, AT(kv_type), ALL, 0, 0, false, "auto|f32|bf16|fp8",
+     "type of keys and values; auto: f32 on the CPU, bf16 on a GPU"},
+    {"kv_memory", SRV_SIZE, AT(kv_memory), ALL, 0, 16384 * GIB, true, NULL,
+     "memory for keys and values; auto: what they can use, at most a quarter of the machine's or what the GPU has "
+     "left"},
     {"page_size", SRV_INTEGER, AT(page_size), ALL, 1, 256, false, NULL, "tokens of one page of keys and values"},
     {"max_sequences", SRV_INTEGER, AT(max_sequences), SRV_SERVE, 1, 1024, false, NULL, "requests decoding at once"},
     {"max_step_rows", SRV_INTEGER, AT(max_step_rows), ALL, 64, 65536, false, NULL, "rows of one forward pass"},
@@ -63,6 +75,14 @@ const struct srv_option srv_options[] = {
     {"system", SRV_TEXT, AT(system), LOCAL, 0, 65536, false, NULL, "system message"},
     {"stats", SRV_SWITCH, AT(stats), LOCAL, 0, 0, false, NULL, "print numbers of the decoding to stderr"},
     {"raw", SRV_SWITCH, AT(raw), SRV_GENERATE, 0, 0, false, NULL, "no chat template: continue the text as it is"},
+    {"rows", SRV_TEXT, AT(rows), SRV_BENCH, 1, 256, false, NULL, "rows of a pass, a comma list"},
+    {"context", SRV_TEXT, AT(context), SRV_BENCH, 1, 256, false, NULL, "positions before the rows, a comma list"},
+    {"kind", SRV_TEXT, AT(kind), SRV_BENCH, 1, 256, false, NULL,
+     "kinds of pass, a comma list of prefill, ar, denoise, seal, draft, verify"},
+    {"runs", SRV_INTEGER, AT(runs), SRV_BENCH, 1, 1000, false, NULL, "timed passes of each shape"},
+    {"limit_gbps", SRV_NUMBER, AT(limit_gbps), SRV_BENCH, 0, 1000000, false, NULL,
+     "read bandwidth of this machine; prints each pass's share of it"},
+    {"json", SRV_SWITCH, AT(json), SRV_BENCH, 0, 0, false, NULL, "one JSON object a line"},
 };
 enum { N_OPTIONS = sizeof srv_options / sizeof *srv_options };
 const int srv_n_options = N_OPTIONS;

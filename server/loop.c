@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "buf.h"
 #include "http.h"
 #include "log.h"
 #include "server.h"
@@ -113,24 +114,7 @@ static void on_notify(void *user)
 static void load_model(void *user)
 {
     struct srv_server *s = user;
-    const struct srv_config *c = s->config;
-    struct eng_options o = eng_options_default();
-    o.model_dir = s->model_dir;
-    o.backend = c->backend;
-    o.threads = (int)c->threads;
-    o.cpu_mask = (uint32_t)c->cpu_mask;
-    o.weights = c->weights;
-    o.adapter = c->adapter;
-    o.max_context = (int32_t)c->max_context;
-    o.kv_memory = c->kv_memory;
-    o.page_size = (int32_t)c->page_size;
-    o.max_sequences = (int32_t)c->max_sequences;
-    o.max_step_rows = (int32_t)c->max_step_rows;
-    o.max_queue = (int32_t)c->max_queue;
-    o.auto_modes = (unsigned)c->auto_modes;
-    o.block_length = (int32_t)c->block_length;
-    o.threshold = (float)c->threshold;
-    o.mode = ENG_MODE_AUTO; // the default for requests that name none is applied while parsing them
+    struct eng_options o = srv_config_engine(s->config, s->model_dir);
     o.progress = on_progress;
     o.notify = on_notify;
     o.user = s;
@@ -143,6 +127,19 @@ static void stop_loop(struct srv_server *s, int status)
 {
     s->exit_status = status;
     uv_stop(&s->loop);
+}
+
+// One line for whoever plans the machine's memory.
+static void log_memory(const struct eng_memory *m)
+{
+    struct srv_buf line = {0};
+    for (int32_t i = 0; i < m->n_categories; i++)
+        srv_buf_printf(&line, "%s%s %.1f MiB", i ? ", " : "", m->categories[i].name,
+                       (double)m->categories[i].bytes / 1048576.0);
+    if (m->total)
+        srv_buf_printf(&line, "; %.1f of %.1f MiB are free", (double)m->free / 1048576.0, (double)m->total / 1048576.0);
+    srv_log(SRV_LOG_INFO, NULL, "memory: %s", line.data ? line.data : "");
+    srv_buf_free(&line);
 }
 
 static void take_model(struct srv_server *s)
@@ -172,6 +169,9 @@ static void take_model(struct srv_server *s)
         s->state = SRV_READY;
     srv_log(SRV_LOG_INFO, NULL, "ready: %s on %s (%s), %s weights, %d tokens of context", s->model_name,
             s->info->backend, s->info->backend_description, s->info->weights_type, (int)s->info->max_context);
+    if (s->info->backend_reason && *s->info->backend_reason)
+        srv_log(SRV_LOG_INFO, NULL, "backend %s: %s", s->info->backend, s->info->backend_reason);
+    log_memory(&s->info->memory);
 }
 
 // ---- draining -------------------------------------------------------------------------------------------------------
@@ -195,21 +195,34 @@ static void check_drain(struct srv_server *s)
     if (s->loader_running)
         return;
     int64_t now = srv_loop_now_ms(s);
+    int status = s->engine && eng_failure(s->engine) ? 1 : 0;
     if (s->n_streams == 0) {
-        stop_loop(s, 0);
+        stop_loop(s, status);
     } else if (!s->drain_cut && now >= s->drain_end_ms) {
         srv_log(SRV_LOG_WARN, NULL, "drain timeout: cancelling %d requests", s->n_streams);
         s->drain_cut = true;
         srv_stream_fail_all(s);
     } else if (s->drain_cut && now >= s->drain_end_ms + CUT_GRACE_MS) {
-        stop_loop(s, 0);
+        stop_loop(s, status);
     }
+}
+
+// A lost backend does not come back: whoever watches the process starts another one.
+static void check_failure(struct srv_server *s)
+{
+    const char *failure = eng_failure(s->engine);
+    if (!failure || s->drain_end_ms)
+        return;
+    srv_log(SRV_LOG_ERROR, NULL, "the %s backend failed, the server stops: %s", s->info->backend, failure);
+    begin_drain(s);
 }
 
 static void on_tick(uv_timer_t *handle)
 {
     struct srv_server *s = handle->data;
     srv_stream_tick(s);
+    if (s->engine) // one that was lost while nobody had a request sends no event
+        check_failure(s);
     if (s->drain_end_ms)
         check_drain(s);
 }
@@ -221,8 +234,10 @@ static void on_wake(uv_async_t *handle)
         take_model(s);
     if (atomic_load(&s->drain_wanted))
         begin_drain(s);
-    if (s->engine)
+    if (s->engine) {
         srv_stream_take_events(s);
+        check_failure(s);
+    }
 }
 
 static void on_signal(uv_signal_t *handle, int number)

@@ -17,6 +17,7 @@ static const struct command {
     {"serve", "trimode serve [--flag value ...]", "answer HTTP requests as the OpenAI API does", SRV_SERVE},
     {"generate", "trimode generate \"text\" [--flag value ...]", "one completion on the terminal", SRV_GENERATE},
     {"chat", "trimode chat [--flag value ...]", "a conversation on the terminal", SRV_CHAT},
+    {"bench", "trimode bench forward [--flag value ...]", "times of forward passes by rows and context", SRV_BENCH},
 };
 
 static int usage(FILE *out, int status)
@@ -73,6 +74,8 @@ static int run(const struct command *command, int argc, char **argv)
         status = serve(&config);
     } else if (command->command == SRV_GENERATE) {
         status = srv_cli_generate(&config);
+    } else if (command->command == SRV_BENCH) {
+        status = srv_cli_bench(&config);
     } else {
         status = srv_cli_chat(&config);
     }
@@ -93,6 +96,6 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(argv[1], commands[i].name))
             return run(&commands[i], argc - 2, argv + 2);
-    fprintf(stderr, "trimode: there is no command '%s'; allowed: serve, generate, chat\n", argv[1]);
+    fprintf(stderr, "trimode: there is no command '%s'; allowed: serve, generate, chat, bench\n", argv[1]);
     return 2;
 }

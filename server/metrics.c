@@ -130,6 +130,13 @@ static void engine_hist(struct srv_buf *out, const char *name, const char *help,
     hist_rows(out, name, "", h->bounds, h->n_bounds, h->counts, h->sum, h->count);
 }
 
+// Label values are escaped as JSON escapes them, which covers what the format asks for.
+static void label_text(struct srv_buf *out, const char *name, const char *value)
+{
+    srv_buf_printf(out, "%s=", name);
+    srv_buf_jsonz(out, value);
+}
+
 static void render_requests(const struct srv_metrics *m, struct srv_buf *out)
 {
     family(out, "requests_total", "counter", "Finished generations; one choice counts as one.");
@@ -185,9 +192,12 @@ static void render_engine(const struct srv_server *s, struct srv_buf *out)
     count_family(out, "drafted_tokens_total", "Tokens drafted by self-speculation.", st.drafted_tokens);
     count_family(out, "accepted_tokens_total", "Drafted tokens that were accepted.", st.accepted_tokens);
     family(out, "wasted_rows_total", "counter", "Rows computed for nothing.");
-    srv_buf_printf(
-        out, "trimode_wasted_rows_total{reason=\"rejected\"} %llu\ntrimode_wasted_rows_total{reason=\"cut\"} %llu\n",
-        (unsigned long long)st.wasted_rejected, (unsigned long long)st.wasted_cut);
+    srv_buf_printf(out,
+                   "trimode_wasted_rows_total{reason=\"rejected\"} %llu\n"
+                   "trimode_wasted_rows_total{reason=\"cut\"} %llu\n"
+                   "trimode_wasted_rows_total{reason=\"ahead\"} %llu\n",
+                   (unsigned long long)st.wasted_rejected, (unsigned long long)st.wasted_cut,
+                   (unsigned long long)st.wasted_ahead);
     family(out, "mode_switches_total", "counter", "Changes of mode within a request.");
     for (int from = 1; from < ENG_N_MODES; from++)
         for (int to = 1; to < ENG_N_MODES; to++)
@@ -206,13 +216,12 @@ static void render_engine(const struct srv_server *s, struct srv_buf *out)
     family(out, "weights_bytes", "gauge", "Bytes of the weights: resident, and in the checkpoint.");
     srv_buf_printf(out, "trimode_weights_bytes{copy=\"resident\"} %lld\ntrimode_weights_bytes{copy=\"file\"} %lld\n",
                    (long long)s->info->weights_bytes, (long long)s->info->file_bytes);
-}
-
-// Label values are escaped as JSON escapes them, which covers what the format asks for.
-static void label_text(struct srv_buf *out, const char *name, const char *value)
-{
-    srv_buf_printf(out, "%s=", name);
-    srv_buf_jsonz(out, value);
+    family(out, "memory_bytes", "gauge", "Memory of the backend by what it is for.");
+    for (int32_t i = 0; i < s->info->memory.n_categories; i++) {
+        srv_buf_puts(out, "trimode_memory_bytes{");
+        label_text(out, "category", s->info->memory.categories[i].name);
+        srv_buf_printf(out, "} %lld\n", (long long)s->info->memory.categories[i].bytes);
+    }
 }
 
 static void render_process(const struct srv_server *s, struct srv_buf *out)

@@ -17,7 +17,8 @@ struct eng_layer {
 
 struct eng_weights {
     struct eng_config config;
-    struct krn_tensor embed, norm, head; // [n_vocab][hidden], [1][hidden], [n_vocab][hidden] (== embed when tied)
+    struct krn_tensor embed, norm,
+        head; // [n_vocab][hidden], [1][hidden], [n_vocab][hidden] (== embed when tied and of one type)
     struct eng_layer *layers;
     bool has_adapter, block_adapter;
     int32_t adapter_rank;   // largest rank; 0: none
@@ -28,10 +29,11 @@ struct eng_weights {
     void *owner;            // mappings and buffers; private
 };
 
-// Loads dir (model.safetensors or shards through the index). weights: "auto", "f32", "bf16". adapter: "auto", "none" or
-// a folder. A file in the wanted type is mapped, not copied; norms and the adapter always keep their file's type.
-// progress may be NULL. Every tensor that is missing, has the wrong shape or type, or is left over is an error naming
-// it.
+// Loads dir (model.safetensors or shards through the index). weights: "auto" (the backend's choice for the file's
+// type), "f32", "bf16", or "fp8" or "q4": the layers' matrices and the head in that type, the embedding in bf16. Norms
+// keep their file's type, the adapter has the backend's choice for it. adapter: "auto", "none" or a folder. progress
+// (may be NULL) goes by bytes. Every tensor that is missing, has the wrong shape or type, or is left over is an error
+// naming it.
 int eng_weights_load(const char *dir, const char *weights, const char *adapter, struct krn_backend *backend,
                      void (*progress)(void *user, const char *what, double fraction), void *user,
                      struct eng_weights **ret, char *err, size_t err_size);

@@ -13,7 +13,7 @@ PROMISED = {
     "wasted_rows_total": "counter", "mode_decisions_total": "counter", "mode_switches_total": "counter",
     "kv_pages": "gauge", "kv_usage_ratio": "gauge", "time_to_first_token_seconds": "histogram",
     "inter_token_seconds": "histogram", "queue_seconds": "histogram", "request_seconds": "histogram",
-    "weights_bytes": "gauge", "build_info": "gauge",
+    "weights_bytes": "gauge", "memory_bytes": "gauge", "build_info": "gauge",
 }
 
 
@@ -69,6 +69,10 @@ class Prometheus(Case):
         states = {dict(labels)["state"] for (n, labels) in m if n == "trimode_kv_pages"}
         self.assertIn("used", states)
         self.assertGreater(self.server.metric("weights_bytes", m), 0)
+        # What the backend counts as weights is the checkpoint, but for rounding up.
+        weights, file = self.server.metric("memory_bytes", m, category="weights"), self.server.metric("weights_bytes", m, copy="file")
+        self.assertLess(abs(weights - file), 0.01 * file)
+        self.assertGreater(self.server.metric("memory_bytes", m, category="kv"), 0)
         self.assertEqual(self.server.metric("kv_usage_ratio", m), 0)
         self.assertEqual(self.server.metric("build_info", m), 1)
 

@@ -56,12 +56,12 @@ enum eng_pass_kind drive_step(struct drive *d)
     }
     assert_int_equal(d->batch.n_segments, 1);
     d->batch.segments[0].pages = d->pages;
-    assert_int_equal(d->model.forward(d->model.ctx, &d->batch), 0);
+    assert_int_equal(eng_model_forward(&d->model, &d->batch), 0);
     d->run = (struct eng_run){0};
     if (prompt)
         eng_decode_prompt_commit(q, &d->batch.segments[0], d->batch.choices, &d->run);
     else
-        mode->commit(q, &d->batch.segments[0], d->batch.choices, &d->run);
+        mode->commit(q, &d->batch, &d->batch.segments[0], &d->run);
     assert_false(d->run.failed);
     assert_int_equal(eng_seq_append(q, &d->run, &d->builder, &d->taken), 0);
     return d->batch.segments[0].kind;

@@ -49,11 +49,37 @@ static void test_segments_are_bounded(void **state)
     assert_int_equal(eng_batch_init(&b, 0, 3), ENG_EINVAL);
 }
 
+static void test_links_and_accepts_are_counted(void **state)
+{
+    (void)state;
+    struct eng_batch b;
+    assert_int_equal(eng_batch_init(&b, 10, 3), 0);
+    for (int round = 0; round < 2; round++) {
+        eng_batch_reset(&b);
+        assert_int_equal(b.n_links + b.n_accepts, 0);
+        struct eng_segment *s = eng_batch_add(&b, 0, ENG_PASS_AR, 3, 1);
+        assert_int_equal(s->accept, -1);
+        assert_int_equal(b.links[0], -1); // also after a round that linked it
+        eng_batch_link(&b, 0, 7);
+        eng_batch_want(&b, s, 0);
+        s = eng_batch_add(&b, 1, ENG_PASS_VERIFY, 5, 4);
+        for (int32_t i = 0; i < 4; i++)
+            eng_batch_want(&b, s, i);
+        eng_batch_accept(&b, s);
+        eng_batch_link(&b, 2, 8);
+        assert_true(b.n_links == 2 && b.links[0] == 7 && b.links[1] == -1 && b.links[2] == 8);
+        assert_true(b.n_accepts == 1 && s->accept == 0);
+        assert_true(b.accepts[0].row == 1 && b.accepts[0].rows == 4 && b.accepts[0].choice == 1);
+    }
+    eng_batch_done(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_segments_stand_one_after_the_other),
         cmocka_unit_test(test_segments_are_bounded),
+        cmocka_unit_test(test_links_and_accepts_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

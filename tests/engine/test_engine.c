@@ -390,14 +390,47 @@ static void test_a_lost_backend_ends_everyone(void **state)
     assert_int_equal(eng_request_new(c.engine, &p, prompt, 2, &r, NULL, NULL, 0), 0);
     assert_int_equal(eng_submit(c.engine, r), ENG_EDEVICE);
     eng_request_free(r);
-    struct eng_stats st;
-    eng_stats(c.engine, &st);
-    assert_true(st.failed);
+    assert_string_equal(eng_failure(c.engine), "the fake device fell off the bus");
     client_close(&c);
     for (int i = 0; i < n; i++) {
         assert_int_equal(answers[i].finish, ENG_FINISH_ERROR);
-        assert_string_not_equal(answers[i].error, "");
+        assert_string_equal(answers[i].error, "the fake device fell off the bus");
         answer_free(&answers[i]);
+    }
+}
+
+// A pass block that could not grow used to cost the whole backend.
+static void test_a_step_without_memory_ends_its_requests_and_nobody_else(void **state)
+{
+    (void)state;
+    for (int32_t step = 1; step < 12; step++) {
+        struct fake_model f = fake_model_default();
+        f.full_at_step = step;
+        struct client c;
+        struct answer answers[6];
+        client_open(&c, &f, client_options(), 0, NULL);
+        struct eng_params p = eng_params_default();
+        int32_t prompt[] = {7, 2};
+        p.max_tokens = 20;
+        for (int i = 0; i < 5; i++) {
+            p.mode = (enum eng_mode)(1 + i % 3);
+            client_submit(&c, &answers[i], &p, prompt, 2);
+        }
+        client_wait(&c);
+        assert_null(eng_failure(c.engine));
+        client_submit(&c, &answers[5], &p, prompt, 2);
+        client_close(&c);
+        assert_int_equal(answers[5].finish, ENG_FINISH_LENGTH);
+        int ended = 0;
+        for (int i = 0; i < 6; i++) {
+            if (answers[i].finish == ENG_FINISH_ERROR) {
+                assert_string_equal(answers[i].error, "out of device memory");
+                ended++;
+            } else
+                assert_int_equal(answers[i].finish, ENG_FINISH_LENGTH);
+            answer_free(&answers[i]);
+        }
+        assert_true(ended > 0);
     }
 }
 
@@ -541,6 +574,7 @@ int main(void)
         cmocka_unit_test(test_ten_thousand_wait_in_line),
         cmocka_unit_test(test_a_full_queue_answers_at_once),
         cmocka_unit_test(test_a_lost_backend_ends_everyone),
+        cmocka_unit_test(test_a_step_without_memory_ends_its_requests_and_nobody_else),
         cmocka_unit_test(test_logits_that_are_not_finite_end_one_request_only),
         cmocka_unit_test(test_a_timeout_ends_waiting_and_running_requests),
         cmocka_unit_test(test_close_frees_what_still_runs),

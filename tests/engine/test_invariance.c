@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #include "client.h"
-#include "model/weights.h"
+#include "model/config.h"
 
 enum { N_PROMPTS = 200, MAX_PROMPT = 56 };
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -263,16 +263,17 @@ static void test_preemption_does_not_change_text(void **state)
     enum { N = 48 };
     struct client c;
     char err[300] = "";
-    struct eng_weights shape = {0};
+    struct eng_config shape = {0};
     struct eng_options o = eng_options_default();
     static struct answer got[N];
-    assert_int_equal(eng_config_load(model_dir, &shape.config, err, sizeof err), 0);
+    assert_int_equal(eng_config_load(model_dir, &shape, err, sizeof err), 0);
     o.model_dir = model_dir;
     o.threads = 2;
     o.page_size = 4;
     o.max_sequences = 16;
     o.max_context = 96;
-    o.kv_memory = 40 * eng_forward_page_bytes(&shape, o.page_size);
+    int64_t page_floats = (int64_t)2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * o.page_size;
+    o.kv_memory = 40 * page_floats * (int64_t)sizeof(float);
     if (client_open_dir(&c, o, err, sizeof err))
         fail_msg("%s", err);
     assert_int_equal(eng_info(c.engine)->n_pages, 40);

@@ -41,9 +41,16 @@ static void refuse(struct eng_options o, int code, const char *says)
 static void test_bad_options_are_named(void **state)
 {
     (void)state;
-    REFUSE(ENG_EINVAL, "model_dir, backend, weights and adapter must be given", o.model_dir = NULL);
+    setenv("TRIMODE_CUDA_MODULE", "/nowhere/trimode-cuda.so", 1);
+    REFUSE(KRN_ENOTSUP, "/nowhere/trimode-cuda.so", o.backend = "cuda");
+    REFUSE(ENG_EINVAL, "model_dir, backend, weights, kv_type and adapter must be given", o.model_dir = NULL);
     REFUSE(ENG_EIO, "config.json", o.model_dir = TRIMODE_SOURCE_DIR "/tests");
-    REFUSE(ENG_ENOTSUP, "backend \"cuda\" is not in this build; it has auto and cpu", o.backend = "cuda");
+    REFUSE(ENG_EINVAL, "backend is \"gpu\", expected auto, cpu or cuda", o.backend = "gpu");
+    REFUSE(ENG_EINVAL, "tensor_parallel must be 1, 2, 4 or 8, not 3", o.tensor_parallel = 3);
+    REFUSE(ENG_ENOTSUP, "tensor_parallel 2 needs the cuda backend, which cannot be had: ", o.tensor_parallel = 2);
+    REFUSE(ENG_ENOTSUP, "the cpu backend does not take bf16 weights as q4", o.weights = "q4");
+    REFUSE(ENG_EINVAL, "kv_type is \"int8\", expected auto, f32, bf16 or fp8", o.kv_type = "int8");
+    REFUSE(ENG_ENOTSUP, "the cpu backend has no keys and values of type fp8", o.kv_type = "fp8");
     REFUSE(ENG_EINVAL, "threads must be at least 0, not -1", o.threads = -1);
     REFUSE(ENG_EINVAL, "max_step_rows must be between 64 and 1048576, not 63", o.max_step_rows = 63);
     REFUSE(ENG_EINVAL, "page_size must be between 1 and 256, not 0", o.page_size = 0);
@@ -71,6 +78,50 @@ static void test_memory_bounds_pages_and_context(void **state)
     assert_true(eng_info(e)->n_pages < 8);
     assert_int_equal(eng_info(e)->max_context, eng_info(e)->n_pages * 16);
     eng_close(e);
+}
+
+static int64_t bytes_of(const struct eng_memory *m, const char *category)
+{
+    for (int32_t i = 0; i < m->n_categories; i++)
+        if (!strcmp(m->categories[i].name, category))
+            return m->categories[i].bytes;
+    return -1;
+}
+
+static void test_the_memory_table_says_where_memory_went(void **state)
+{
+    (void)state;
+    struct eng_engine *e;
+    struct eng_options o = options();
+    assert_int_equal(eng_open(&o, &e, NULL, 0), 0);
+    const struct eng_info *info = eng_info(e);
+    int64_t weights = bytes_of(&info->memory, "weights"), difference = weights - info->file_bytes;
+    assert_true(difference * 100 <= info->file_bytes && -difference * 100 <= info->file_bytes);
+    assert_int_equal(weights, info->weights_bytes);
+    assert_true(bytes_of(&info->memory, "activations") > 0 && bytes_of(&info->memory, "logits") > 0);
+    assert_string_equal(info->kv_type, "f32");
+    assert_int_equal(bytes_of(&info->memory, "kv") % info->n_pages, 0);
+    assert_int_equal(info->memory.total, 0);
+    eng_close(e);
+}
+
+// This test runs where there is no GPU, or no module: then "auto" is the CPU and says why; "cpu" was asked for.
+static void test_auto_says_why_it_is_the_cpu(void **state)
+{
+    (void)state;
+    struct eng_engine *e;
+    struct eng_options o = options();
+    setenv("TRIMODE_CUDA_MODULE", "/nowhere/trimode-cuda.so", 1);
+    o.backend = "auto";
+    assert_int_equal(eng_open(&o, &e, NULL, 0), 0);
+    assert_string_equal(eng_info(e)->backend, "cpu");
+    assert_non_null(strstr(eng_info(e)->backend_reason, "/nowhere/trimode-cuda.so"));
+    eng_close(e);
+    o.backend = "cpu";
+    assert_int_equal(eng_open(&o, &e, NULL, 0), 0);
+    assert_string_equal(eng_info(e)->backend_reason, "");
+    eng_close(e);
+    unsetenv("TRIMODE_CUDA_MODULE");
 }
 
 static void test_text_functions(void **state)
@@ -104,6 +155,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bad_options_are_named),
         cmocka_unit_test(test_memory_bounds_pages_and_context),
+        cmocka_unit_test(test_the_memory_table_says_where_memory_went),
+        cmocka_unit_test(test_auto_says_why_it_is_the_cpu),
         cmocka_unit_test(test_text_functions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -74,26 +74,26 @@ static void fill(struct world *w)
             eng_seq_set_mode(q, q->request->mode, q->request->params.block_length, "test");
     }
     eng_sampler_reset(&w->sampler);
-    assert_null(eng_scheduler_fill(&w->s, &w->env));
+    assert_null(eng_scheduler_fill(&w->s, &w->env, &w->s.steps[0]));
     assert_true(eng_kv_check(&w->s.kv));
-    assert_true(w->s.batch.n_segments > 0 && w->s.batch.n_rows <= w->s.batch.max_rows);
+    assert_true(w->s.steps[0].batch.n_segments > 0 && w->s.steps[0].batch.n_rows <= w->s.steps[0].batch.max_rows);
 }
 
 // Computes what was filled. Finished requests are freed; returns their number.
 static int compute(struct world *w)
 {
     int finished = 0;
-    assert_int_equal(w->model.forward(w->model.ctx, &w->s.batch), 0);
-    for (int32_t i = 0; i < w->s.batch.n_segments; i++) {
-        const struct eng_segment *s = &w->s.batch.segments[i];
-        struct eng_request *r = w->s.planned[i];
+    assert_int_equal(eng_model_forward(&w->model, &w->s.steps[0].batch), 0);
+    for (int32_t i = 0; i < w->s.steps[0].batch.n_segments; i++) {
+        const struct eng_segment *s = &w->s.steps[0].batch.segments[i];
+        struct eng_request *r = w->s.steps[0].planned[i];
         struct eng_run run = {0};
         int32_t taken;
         assert_int_equal(r->seq.slot, s->slot);
         if (s->kind == ENG_PASS_PREFILL)
-            eng_decode_prompt_commit(&r->seq, s, w->s.batch.choices + s->first_wanted, &run);
+            eng_decode_prompt_commit(&r->seq, s, w->s.steps[0].batch.choices + s->first_wanted, &run);
         else
-            eng_decode_of(r->seq.mode)->commit(&r->seq, s, w->s.batch.choices + s->first_wanted, &run);
+            eng_decode_of(r->seq.mode)->commit(&r->seq, &w->s.steps[0].batch, s, &run);
         eng_event_builder_reset(&w->builder);
         assert_int_equal(eng_seq_append(&r->seq, &run, &w->builder, &taken), 0);
         if (r->seq.finish != ENG_FINISH_NONE) {
@@ -110,9 +110,9 @@ static int compute(struct world *w)
 
 static int32_t rows_of(const struct world *w, const struct eng_request *r)
 {
-    for (int32_t i = 0; i < w->s.batch.n_segments; i++)
-        if (w->s.planned[i] == r)
-            return w->s.batch.segments[i].rows;
+    for (int32_t i = 0; i < w->s.steps[0].batch.n_segments; i++)
+        if (w->s.steps[0].planned[i] == r)
+            return w->s.steps[0].batch.segments[i].rows;
     return 0;
 }
 
@@ -337,6 +337,172 @@ static void test_limits_are_checked(void **state)
     assert_int_equal(eng_scheduler_init(&s, &limits), ENG_EINVAL);
 }
 
+// ---- the step after -------------------------------------------------------------------------------------------------
+
+// Plans what follows the step that fill() filled. The number of segments.
+static int32_t fill_ahead(struct world *w)
+{
+    bool any = eng_scheduler_fill_ahead(&w->s, &w->s.steps[0], &w->s.steps[1]);
+    assert_true(eng_kv_check(&w->s.kv));
+    assert_int_equal(any, w->s.steps[1].batch.n_segments > 0);
+    return w->s.steps[1].batch.n_segments;
+}
+
+static const struct eng_segment *segment_of(const struct eng_step *step, const struct eng_request *r)
+{
+    for (int32_t i = 0; i < step->batch.n_segments; i++)
+        if (step->planned[i] == r)
+            return &step->batch.segments[i];
+    fail_msg("the request is not in the step");
+    return NULL;
+}
+
+static void test_the_step_after_takes_its_tokens_by_links(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w, roomy());
+    struct eng_request *a = add(&w, ENG_MODE_AR, 3, 40, 8), *b = add(&w, ENG_MODE_SELF_SPECULATION, 3, 40, 8);
+    fill(&w);
+    assert_int_equal(fill_ahead(&w), 0); // prompts
+    compute(&w);
+    fill(&w);
+    assert_int_equal(fill_ahead(&w), 2);
+    const struct eng_step *now = &w.s.steps[0], *next = &w.s.steps[1];
+    const struct eng_segment *row = segment_of(next, a), *block = segment_of(next, b);
+    const struct eng_segment *before = segment_of(now, a), *draft = segment_of(now, b);
+    assert_int_equal(row->kind, ENG_PASS_AR);
+    assert_int_equal(row->first_pos, before->first_pos + 1);
+    assert_int_equal(next->batch.links[row->row], before->first_wanted);
+    assert_int_equal(next->batch.wanted[row->first_wanted].position, before->first_pos + 2);
+    assert_int_equal(block->kind, ENG_PASS_VERIFY);
+    assert_int_equal(block->first_pos, draft->first_pos);
+    assert_true(block->rows == 8 && block->n_wanted == 8 && block->accept == 0 && block->keep);
+    assert_int_equal(next->batch.tokens[block->row], b->seq.tokens[b->seq.n_kv]);
+    assert_int_equal(next->batch.links[block->row], -1);
+    for (int32_t i = 1; i < 8; i++)
+        assert_int_equal(next->batch.links[block->row + i], draft->first_wanted + i - 1);
+    compute(&w);
+    fill(&w);                            // the same verification, now with its tokens
+    assert_int_equal(fill_ahead(&w), 0); // how much of it is accepted is its choices' matter
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+}
+
+static void test_whoever_is_certain_to_end_is_not_planned(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w, roomy());
+    struct eng_request *a = add(&w, ENG_MODE_AR, 3, 40, 8);
+    add(&w, ENG_MODE_AR, 3, 2, 8); // the prompt's token and one more
+    fill(&w);
+    compute(&w);
+    fill(&w);
+    assert_int_equal(fill_ahead(&w), 1);
+    assert_ptr_equal(w.s.steps[1].planned[0], a);
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+}
+
+static void test_who_leaves_is_dropped_from_both_steps(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w, roomy());
+    struct eng_request *a = add(&w, ENG_MODE_AR, 3, 40, 8), *b = add(&w, ENG_MODE_AR, 3, 40, 8);
+    fill(&w);
+    compute(&w);
+    fill(&w);
+    assert_int_equal(fill_ahead(&w), 2);
+    eng_scheduler_remove(&w.s, a);
+    eng_request_free(a);
+    for (int k = 0; k < 2; k++)
+        for (int32_t i = 0; i < 2; i++)
+            assert_true(w.s.steps[k].planned[i] == b || !w.s.steps[k].planned[i]);
+    assert_int_equal(fill_ahead(&w), 1); // the other one goes on
+    assert_int_equal(eng_model_forward(&w.model, &w.s.steps[0].batch), 0);
+    eng_batch_reset(&w.s.steps[0].batch);
+    run_out(&w);
+    close_world(&w);
+}
+
+// Prompt and first AR row of as many requests as given, so that the next step could be planned ahead.
+static void to_first_row(struct world *w, int n)
+{
+    while (n-- > 0)
+        add(w, ENG_MODE_AR, 3, 10, 4);
+    fill(w);
+    compute(w);
+    fill(w);
+}
+
+static void test_what_makes_the_next_step_wait(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w, roomy());
+    to_first_row(&w, 2);
+    assert_int_equal(fill_ahead(&w), 2);
+    struct eng_request *late = add(&w, ENG_MODE_AR, 3, 10, 8); // it could start
+    assert_int_equal(fill_ahead(&w), 0);
+    compute(&w);
+    fill(&w);
+    assert_int_equal(rows_of(&w, late), 3);
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+
+    struct eng_scheduler_limits limits = roomy();
+    limits.max_sequences = 2;
+    open_world(&w, limits);
+    to_first_row(&w, 3); // the third has no slot and would have to wait anyway
+    assert_int_equal(fill_ahead(&w), 2);
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+
+    open_world(&w, roomy());
+    struct eng_request *a = add(&w, ENG_MODE_AR, 3, 10, 8);
+    a->params.presence_penalty = 0.5f;
+    to_first_row(&w, 1);
+    assert_int_equal(fill_ahead(&w), 0); // its choice depends on the token before
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+
+    open_world(&w, roomy());
+    add(&w, ENG_MODE_DIFFUSION, 3, 10, 8);
+    to_first_row(&w, 1);
+    assert_int_equal(fill_ahead(&w), 0);
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+}
+
+static void test_pages_are_never_taken_from_others_ahead(void **state)
+{
+    (void)state;
+    struct world w;
+    struct eng_scheduler_limits limits = roomy();
+    limits.page_size = 1;
+    limits.n_pages = limits.max_context = 10;
+    open_world(&w, limits);
+    to_first_row(&w, 2);
+    assert_int_equal(w.s.kv.n_free, 2);
+    assert_int_equal(fill_ahead(&w), 2); // one page for each
+    assert_int_equal(w.s.kv.n_free, 0);
+    compute(&w);
+    fill(&w);
+    assert_int_equal(fill_ahead(&w), 0);
+    assert_int_equal(w.s.n_preemptions, 0);
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -348,6 +514,11 @@ int main(void)
         cmocka_unit_test(test_admission_waits_for_pages_and_slots),
         cmocka_unit_test(test_removal_from_any_list_frees_everything),
         cmocka_unit_test(test_limits_are_checked),
+        cmocka_unit_test(test_the_step_after_takes_its_tokens_by_links),
+        cmocka_unit_test(test_whoever_is_certain_to_end_is_not_planned),
+        cmocka_unit_test(test_who_leaves_is_dropped_from_both_steps),
+        cmocka_unit_test(test_what_makes_the_next_step_wait),
+        cmocka_unit_test(test_pages_are_never_taken_from_others_ahead),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
 // A difference is allowed to grow with what was added: abs + rel * sum |a_i b_i|. Batch invariance is compared bit for
 // bit. Exit status 0 when everything held, else 1; output is TAP, so that the test runner counts the checks.
 #include "kern_util.h"
+#include "ops.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -174,8 +175,8 @@ struct attention_case {
     struct store store;
 };
 
-static struct attention_case attention_case_open(struct krn_backend *backend, uint64_t seed, int32_t head_dim,
-                                                 int32_t group, int32_t positions, int32_t page_size)
+static struct attention_case attention_case_open(uint64_t seed, int32_t head_dim, int32_t group, int32_t positions,
+                                                 int32_t page_size)
 {
     struct random random = {.state = seed};
     struct attention_case c = {
@@ -191,8 +192,7 @@ static struct attention_case attention_case_open(struct krn_backend *backend, ui
         c.q[i] *= 3; // so that the weights are far from even
     c.store = store_open(&random, 2, positions, page_size, 2, head_dim);
     struct krn_segment all = {.rows = positions, .pages = c.store.pages};
-    if (backend->kv_write(backend->ctx, &c.store.kv, 1, c.k, c.v, &all, 1) != 0)
-        abort();
+    krn_kv_write_ref(&c.store.kv, 1, c.k, c.v, &all);
     return c;
 }
 
@@ -260,7 +260,7 @@ static void check_attention(const struct version *version)
     for (int d = 0; d < COUNT(head_dims); d++)
         for (int g = 0; g < COUNT(groups); g++)
             for (int p = 0; p < COUNT(contexts); p++) {
-                struct attention_case c = attention_case_open(backend, 3, head_dims[d], groups[g], contexts[p],
+                struct attention_case c = attention_case_open(3, head_dims[d], groups[g], contexts[p],
                                                               page_sizes[(d + g + p) % COUNT(page_sizes)]);
                 int32_t few = contexts[p] < 19 ? contexts[p] : 19;
                 causal = attention_matches(ref, backend, &c, 0, contexts[p] < 70 ? contexts[p] : 70, KRN_MASK_CAUSAL) &&
@@ -284,13 +284,12 @@ static void check_attention_pieces(const struct version *version)
     for (int d = 0; d < COUNT(head_dims); d++)
         for (int g = 0; g < COUNT(groups); g++) {
             int32_t positions = version->mask ? 300 : 100;
-            struct attention_case whole = attention_case_open(backend, 5, head_dims[d], groups[g], positions, 16);
+            struct attention_case whole = attention_case_open(5, head_dims[d], groups[g], positions, 16);
             size_t n = (size_t)positions * q_width(&whole);
             float *expected = floats(n), *y = floats(n);
             run_attention(backend, &whole, expected, 0, positions, positions, KRN_MASK_CAUSAL);
             for (int s = 0; s < COUNT(page_sizes); s++) {
-                struct attention_case c =
-                    attention_case_open(backend, 5, head_dims[d], groups[g], positions, page_sizes[s]);
+                struct attention_case c = attention_case_open(5, head_dims[d], groups[g], positions, page_sizes[s]);
                 run_attention(backend, &c, y, 0, positions, pieces[(s + d) % COUNT(pieces)], KRN_MASK_CAUSAL);
                 ok = ok && same_bits(y, expected, n);
                 memset(y, 0xff, n * sizeof *y);
@@ -311,7 +310,7 @@ static void check_attention_pieces(const struct version *version)
 static void check_attention_masks_agree(const struct version *version)
 {
     struct krn_backend *backend = open_cpu(2, version->mask);
-    struct attention_case c = attention_case_open(backend, 9, 64, 4, 150, 16);
+    struct attention_case c = attention_case_open(9, 64, 4, 150, 16);
     size_t width = q_width(&c);
     float *block = floats(150 * width), *causal = floats(150 * width);
     run_attention(backend, &c, block, 118, 32, 32, KRN_MASK_BLOCK);
@@ -331,7 +330,7 @@ static void check_attention_threads(const struct version *version)
     float *expected = NULL;
     for (int threads = 1; threads <= 3; threads++) {
         struct krn_backend *backend = open_cpu(threads, version->mask);
-        struct attention_case c = attention_case_open(backend, 11, 64, 2, 200, 16);
+        struct attention_case c = attention_case_open(11, 64, 2, 200, 16);
         size_t n = 200 * q_width(&c);
         float *y = floats(n);
         run_attention(backend, &c, y, 0, 200, 77, KRN_MASK_CAUSAL);
@@ -456,7 +455,7 @@ static void bench_attention(const struct version *version, int threads, int32_t 
 {
     static const int32_t rows[] = {1, 8, 32};
     struct attention_bench bench = {.backend = open_cpu(threads, version->mask)};
-    bench.c = attention_case_open(bench.backend, 1, head_dim, 4, positions, 16);
+    bench.c = attention_case_open(1, head_dim, 4, positions, 16);
     bench.y = floats((size_t)positions * q_width(&bench.c));
     for (int r = 0; r < COUNT(rows); r++) {
         char what[64];

@@ -99,10 +99,12 @@ static inline bool same_bits(const float *a, const float *b, size_t n)
     return memcmp(a, b, n * sizeof *a) == 0;
 }
 
+// Passes of up to 64 rows and vocabularies of up to 2^18 tokens.
 static inline struct krn_backend *open_cpu(int threads, uint32_t cpu_mask)
 {
     struct krn_backend *backend = NULL;
-    if (krn_open_cpu(threads, cpu_mask, &backend, NULL, 0) != 0)
+    const struct krn_limits limits = {.max_rows = 64, .max_segments = 64, .n_vocab = 1 << 18, .head_dim = 2};
+    if (krn_open_cpu(threads, cpu_mask, &backend, NULL, 0) != 0 || backend->prepare(backend->ctx, &limits) != 0)
         abort();
     return backend;
 }

@@ -1,5 +1,6 @@
 #include "cmocka_util.h"
 #include "kern_util.h"
+#include "ops.h"
 
 #include <math.h>
 
@@ -13,8 +14,8 @@ struct sequence {
     float *k, *v;
 };
 
-static struct sequence sequence_open(struct krn_backend *b, uint64_t seed, int32_t positions, int32_t page_size,
-                                     int32_t n_kv_heads, int32_t head_dim)
+static struct sequence sequence_open(uint64_t seed, int32_t positions, int32_t page_size, int32_t n_kv_heads,
+                                     int32_t head_dim)
 {
     struct random random = {.state = seed};
     size_t n = (size_t)positions * (size_t)n_kv_heads * (size_t)head_dim;
@@ -24,7 +25,7 @@ static struct sequence sequence_open(struct krn_backend *b, uint64_t seed, int32
     fill_random(&random, s.k, n);
     fill_random(&random, s.v, n);
     struct krn_segment all = {.rows = positions, .pages = s.store.pages};
-    assert_int_equal(b->kv_write(b->ctx, &s.store.kv, 0, s.k, s.v, &all, 1), 0);
+    krn_kv_write_ref(&s.store.kv, 0, s.k, s.v, &all);
     return s;
 }
 
@@ -40,7 +41,7 @@ static void test_a_first_position_gives_its_own_value(void **state)
     (void)state;
     for (int v = 0; v < n_versions; v++) {
         struct krn_backend *b = open_cpu(1, versions[v].mask);
-        struct sequence s = sequence_open(b, 1, 1, 4, 1, 20);
+        struct sequence s = sequence_open(1, 1, 4, 1, 20);
         float q[20], y[20];
         memcpy(q, s.k, sizeof q);
         struct krn_segment segment = {.rows = 1, .pages = s.store.pages};
@@ -57,7 +58,7 @@ static void test_equal_scores_give_the_mean(void **state)
     enum { POSITIONS = 45, DIM = 12 };
     for (int v = 0; v < n_versions; v++) {
         struct krn_backend *b = open_cpu(1, versions[v].mask);
-        struct sequence s = sequence_open(b, 2, POSITIONS, 7, 1, DIM);
+        struct sequence s = sequence_open(2, POSITIONS, 7, 1, DIM);
         float q[DIM] = {0}, y[DIM];
         struct krn_segment segment = {.rows = 1, .first_pos = POSITIONS - 1, .pages = s.store.pages};
         assert_int_equal(b->attention(b->ctx, y, q, 1, &s.store.kv, 0, &segment, 1), 0);
@@ -78,12 +79,12 @@ static void test_a_dominant_score_wins_without_overflow(void **state)
     enum { POSITIONS = 70, DIM = 16 };
     for (int v = 0; v < n_versions; v++) {
         struct krn_backend *b = open_cpu(1, versions[v].mask);
-        struct sequence s = sequence_open(b, 3, POSITIONS, 16, 1, DIM);
+        struct sequence s = sequence_open(3, POSITIONS, 16, 1, DIM);
         struct krn_segment all = {.rows = POSITIONS, .pages = s.store.pages};
         float q[DIM] = {100}, y[DIM];
         for (int p = 0; p < POSITIONS; p++)
             s.k[p * DIM] = p == 40 ? 1000 : (float)p; // scores up to 25000, rising before and after
-        assert_int_equal(b->kv_write(b->ctx, &s.store.kv, 0, s.k, s.v, &all, 1), 0);
+        krn_kv_write_ref(&s.store.kv, 0, s.k, s.v, &all);
         struct krn_segment segment = {.rows = 1, .first_pos = POSITIONS - 1, .pages = s.store.pages};
         assert_int_equal(b->attention(b->ctx, y, q, 1, &s.store.kv, 0, &segment, 1), 0);
         assert_true(same_bits(y, s.v + 40 * DIM, DIM));
@@ -98,7 +99,7 @@ static void test_query_heads_read_the_kv_head_of_their_group(void **state)
     enum { HEADS = 6, KV_HEADS = 2, DIM = 8 };
     for (int v = 0; v < n_versions; v++) {
         struct krn_backend *b = open_cpu(2, versions[v].mask);
-        struct sequence s = sequence_open(b, 4, 1, 4, KV_HEADS, DIM);
+        struct sequence s = sequence_open(4, 1, 4, KV_HEADS, DIM);
         float q[HEADS * DIM] = {0}, y[HEADS * DIM];
         struct krn_segment segment = {.rows = 1, .pages = s.store.pages};
         assert_int_equal(b->attention(b->ctx, y, q, HEADS, &s.store.kv, 0, &segment, 1), 0);
@@ -115,7 +116,7 @@ static void test_block_rows_see_the_whole_segment_and_causal_rows_do_not(void **
     enum { DIM = 16, ROWS = 5 };
     for (int v = 0; v < n_versions; v++) {
         struct krn_backend *b = open_cpu(1, versions[v].mask);
-        struct sequence s = sequence_open(b, 5, 10 + ROWS, 4, 1, DIM);
+        struct sequence s = sequence_open(5, 10 + ROWS, 4, 1, DIM);
         float q[ROWS * DIM] = {0}, causal[ROWS * DIM], block[ROWS * DIM]; // equal scores: y is a mean
         struct krn_segment segment = {.rows = ROWS, .first_pos = 10, .pages = s.store.pages};
         assert_int_equal(b->attention(b->ctx, causal, q, 1, &s.store.kv, 0, &segment, 1), 0);
@@ -141,7 +142,7 @@ static void test_large_groups_are_split(void **state)
     struct random random = {.state = 11};
     for (int v = 0; v < n_versions; v++) {
         struct krn_backend *b = open_cpu(2, versions[v].mask);
-        struct sequence s = sequence_open(b, 6, POSITIONS, 16, 1, DIM);
+        struct sequence s = sequence_open(6, POSITIONS, 16, 1, DIM);
         float *q = floats(POSITIONS * HEADS * DIM), *y = floats(POSITIONS * HEADS * DIM), alone[DIM];
         fill_random(&random, q, POSITIONS * HEADS * DIM);
         struct krn_segment segment = {.rows = POSITIONS, .pages = s.store.pages};
@@ -166,7 +167,7 @@ static void test_neighbours_do_not_matter(void **state)
     enum { DIM = 24, HEADS = 4, ROWS = 9 };
     for (int v = 0; v < n_versions; v++) {
         struct krn_backend *b = open_cpu(2, versions[v].mask);
-        struct sequence s = sequence_open(b, 7, 100, 16, 2, DIM);
+        struct sequence s = sequence_open(7, 100, 16, 2, DIM);
         float q[2 * ROWS * HEADS * DIM], y[2 * ROWS * HEADS * DIM], alone[ROWS * HEADS * DIM];
         struct random random = {.state = 12};
         fill_random(&random, q, 2 * ROWS * HEADS * DIM);
@@ -193,7 +194,7 @@ static void test_rows_do_not_read_past_their_limit(void **state)
     enum { DIM = 20, POSITIONS = 50 };
     for (int v = 0; v < n_versions; v++) {
         struct krn_backend *b = open_cpu(1, versions[v].mask);
-        struct sequence s = sequence_open(b, 8, POSITIONS, 16, 1, DIM);
+        struct sequence s = sequence_open(8, POSITIONS, 16, 1, DIM);
         struct krn_segment all = {.rows = POSITIONS, .pages = s.store.pages};
         float q[POSITIONS * DIM], y[POSITIONS * DIM], clean[POSITIONS * DIM];
         struct random random = {.state = 13};
@@ -203,7 +204,7 @@ static void test_rows_do_not_read_past_their_limit(void **state)
             s.k[45 * DIM + d] = NAN;
             s.v[45 * DIM + d] = INFINITY;
         }
-        assert_int_equal(b->kv_write(b->ctx, &s.store.kv, 0, s.k, s.v, &all, 1), 0);
+        krn_kv_write_ref(&s.store.kv, 0, s.k, s.v, &all);
         assert_int_equal(b->attention(b->ctx, y, q, 1, &s.store.kv, 0, &all, 1), 0);
         assert_true(same_bits(y, clean, 45 * DIM));
         for (int i = 45 * DIM; i < POSITIONS * DIM; i++)

@@ -77,7 +77,9 @@ static void test_no_flagged_row_leaves_the_scratch_alone(void **state)
     float data[4] = {1, 2, 3, 4}, y[2], scratch[1] = {7};
     uint8_t flags[1] = {0};
     struct krn_tensor w = {.data = data, .type = KRN_F32, .rows = 2, .cols = 2};
-    struct krn_adapter adapter = {.a = {data, KRN_F32, 1, 2}, .b = {data, KRN_F32, 2, 1}, .scale = 1};
+    struct krn_adapter adapter = {.a = {.data = data, .type = KRN_F32, .rows = 1, .cols = 2},
+                                  .b = {.data = data, .type = KRN_F32, .rows = 2, .cols = 1},
+                                  .scale = 1};
     struct krn_backend *b = open_cpu(1, ~0u);
     assert_int_equal(b->linear(b->ctx, y, data, &w, 1, &adapter, flags, scratch), 0);
     assert_true(scratch[0] == 7 && y[0] == 5 && y[1] == 11);

@@ -12,11 +12,18 @@ static struct krn_rope plain_rope(void)
     return (struct krn_rope){.inv_freq = inv_freq, .head_dim = DIM, .attention_factor = 1};
 }
 
+// A store of one long page, so that every position has a slot.
+enum { SLOTS = 100100 };
+static float keys[SLOTS * DIM], values[SLOTS * DIM];
+static const int32_t page;
+
 static void rotate(struct krn_backend *b, const struct krn_rope *rope, float *q, float *k, int32_t row, int32_t rows,
                    int32_t pos)
 {
-    struct krn_segment segment = {.row = row, .rows = rows, .first_pos = pos};
-    assert_int_equal(b->rope(b->ctx, q, k, 2, 1, rope, &segment, 1), 0);
+    struct krn_kv kv = {
+        .k = keys, .v = values, .n_layers = 1, .n_pages = 1, .page_size = SLOTS, .n_kv_heads = 1, .head_dim = DIM};
+    struct krn_segment segment = {.row = row, .rows = rows, .first_pos = pos, .pages = &page};
+    assert_int_equal(b->rope_write(b->ctx, q, k, k, 2, rope, &kv, 0, &segment, 1), 0);
 }
 
 static void test_halves_are_rotated_by_the_angle(void **state)
@@ -152,12 +159,47 @@ static void test_heads_wider_than_the_cache_work(void **state)
     for (int i = 0; i < WIDE; i++)
         q[i] = i < WIDE / 2;
     struct krn_rope rope = {.inv_freq = freq, .head_dim = WIDE, .attention_factor = 1};
-    struct krn_segment segment = {.row = 0, .rows = 1, .first_pos = 9};
-    assert_int_equal(b->rope(b->ctx, q, k, 1, 1, &rope, &segment, 1), 0);
+    struct krn_kv kv = {
+        .k = keys, .v = values, .n_layers = 1, .n_pages = 1, .page_size = 10, .n_kv_heads = 1, .head_dim = WIDE};
+    struct krn_segment segment = {.row = 0, .rows = 1, .first_pos = 9, .pages = &page};
+    assert_int_equal(b->rope_write(b->ctx, q, k, k, 1, &rope, &kv, 0, &segment, 1), 0);
     for (int i = 0; i < WIDE / 2; i++) {
         assert_near(q[i], cos(9.0 * (double)freq[i]), 1e-6);
         assert_near(q[i + WIDE / 2], sin(9.0 * (double)freq[i]), 1e-6);
     }
+    b->close(b->ctx);
+}
+
+static void test_the_rotated_key_and_the_plain_value_are_stored(void **state)
+{
+    (void)state;
+    struct krn_backend *b = open_cpu(2, 0);
+    struct krn_rope rope = plain_rope();
+    enum { ROWS = 5, KV_HEADS = 2, PAGE = 2 };
+    float store_k[4 * KV_HEADS * PAGE * DIM], store_v[4 * KV_HEADS * PAGE * DIM];
+    float q[ROWS * 4 * DIM], k[ROWS * KV_HEADS * DIM], v[ROWS * KV_HEADS * DIM], v0[ROWS * KV_HEADS * DIM];
+    struct random random = {.state = 8};
+    fill_random(&random, q, ROWS * 4 * DIM);
+    fill_random(&random, k, ROWS * KV_HEADS * DIM);
+    fill_random(&random, v, ROWS * KV_HEADS * DIM);
+    memcpy(v0, v, sizeof v);
+    struct krn_kv kv = {.k = store_k,
+                        .v = store_v,
+                        .n_layers = 1,
+                        .n_pages = 4,
+                        .page_size = PAGE,
+                        .n_kv_heads = KV_HEADS,
+                        .head_dim = DIM};
+    const int32_t pages[4] = {3, 0, 2, 1};
+    struct krn_segment segments[2] = {{.row = 0, .rows = 3, .first_pos = 1, .pages = pages},
+                                      {.row = 3, .rows = 2, .first_pos = 4, .pages = pages}};
+    assert_int_equal(b->rope_write(b->ctx, q, k, v, 4, &rope, &kv, 0, segments, 2), 0);
+    for (int r = 0; r < ROWS; r++)
+        for (int h = 0; h < KV_HEADS; h++) {
+            int pos = r + 1, slot = (pages[pos / PAGE] * KV_HEADS + h) * PAGE + pos % PAGE;
+            assert_true(same_bits(store_k + slot * DIM, k + (r * KV_HEADS + h) * DIM, DIM));
+            assert_true(same_bits(store_v + slot * DIM, v0 + (r * KV_HEADS + h) * DIM, DIM));
+        }
     b->close(b->ctx);
 }
 
@@ -172,6 +214,7 @@ int main(void)
         cmocka_unit_test(test_positions_that_share_a_slot_of_the_cache_differ),
         cmocka_unit_test(test_another_rope_does_not_see_old_angles),
         cmocka_unit_test(test_heads_wider_than_the_cache_work),
+        cmocka_unit_test(test_the_rotated_key_and_the_plain_value_are_stored),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

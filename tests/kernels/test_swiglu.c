@@ -1,5 +1,6 @@
 #include "cmocka_util.h"
 #include "kern_util.h"
+#include "ops.h"
 #include "scalar.h"
 
 #include <math.h>
@@ -27,37 +28,45 @@ static void test_exp_at_the_edges(void **state)
 static void test_silu_of_known_values(void **state)
 {
     (void)state;
-    struct krn_backend *b = open_cpu(1, 0);
     float gate[6] = {0, 1, -1, 200, -200, 5}, up[6] = {3, 2, 2, 1, 1, 0}, y[6];
-    assert_int_equal(b->swiglu(b->ctx, y, gate, up, 2, 3), 0);
+    krn_swiglu_ref(y, gate, up, 0, 6);
     assert_true(y[0] == 0);
     assert_near(y[1], 2 / (1 + exp(-1)), 1e-6);
     assert_near(y[2], -2 / (1 + exp(1)), 1e-6);
     assert_true(y[3] == 200);
     assert_near(y[4], 0, 1e-30);
     assert_true(y[5] == 0);
-    b->close(b->ctx);
+    krn_swiglu_ref(gate, gate, up, 0, 6); // in place
+    assert_true(same_bits(gate, y, 6));
 }
 
-static void test_in_place_and_on_threads_it_is_the_same(void **state)
+static void test_gated_is_silu_of_one_product_times_the_other(void **state)
 {
     (void)state;
-    enum { ROWS = 100, WIDTH = 701 };
+    enum { ROWS = 40, IN = 33, WIDTH = 701 };
     struct krn_backend *one = open_cpu(1, ~0u), *three = open_cpu(3, ~0u);
     struct random random = {.state = 6};
-    float *gate = floats(ROWS * WIDTH), *up = floats(ROWS * WIDTH), *y = floats(ROWS * WIDTH), alone[WIDTH];
-    fill_random(&random, gate, ROWS * WIDTH);
-    fill_random(&random, up, ROWS * WIDTH);
-    assert_int_equal(three->swiglu(three->ctx, y, gate, up, ROWS, WIDTH), 0);
+    struct krn_tensor gate = tensor_random(&random, KRN_F32, WIDTH, IN),
+                      up = tensor_random(&random, KRN_BF16, WIDTH, IN);
+    float *x = floats(ROWS * IN), *y = floats(ROWS * WIDTH), *a = floats(ROWS * WIDTH), *b = floats(ROWS * WIDTH);
+    float alone[WIDTH];
+    void *const scratch[2] = {a, b};
+    fill_random(&random, x, ROWS * IN);
+    assert_int_equal(three->gated(three->ctx, y, x, &gate, &up, ROWS, scratch), 0);
     for (int r = 0; r < ROWS; r++) {
-        assert_int_equal(one->swiglu(one->ctx, alone, gate + r * WIDTH, up + r * WIDTH, 1, WIDTH), 0);
+        assert_int_equal(one->gated(one->ctx, alone, x + r * IN, &gate, &up, 1, scratch), 0);
+        assert_true(same_bits(alone, y + r * WIDTH, WIDTH));
+        assert_int_equal(one->linear(one->ctx, a, x + r * IN, &gate, 1, NULL, NULL, NULL), 0);
+        assert_int_equal(one->linear(one->ctx, b, x + r * IN, &up, 1, NULL, NULL, NULL), 0);
+        krn_swiglu_ref(alone, a, b, 0, WIDTH);
         assert_true(same_bits(alone, y + r * WIDTH, WIDTH));
     }
-    assert_int_equal(three->swiglu(three->ctx, gate, gate, up, ROWS, WIDTH), 0);
-    assert_true(same_bits(gate, y, ROWS * WIDTH));
-    free(gate);
-    free(up);
+    free(x);
     free(y);
+    free(a);
+    free(b);
+    tensor_free(&gate);
+    tensor_free(&up);
     one->close(one->ctx);
     three->close(three->ctx);
 }
@@ -68,7 +77,7 @@ int main(void)
         cmocka_unit_test(test_exp_is_within_two_ulp),
         cmocka_unit_test(test_exp_at_the_edges),
         cmocka_unit_test(test_silu_of_known_values),
-        cmocka_unit_test(test_in_place_and_on_threads_it_is_the_same),
+        cmocka_unit_test(test_gated_is_silu_of_one_product_times_the_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

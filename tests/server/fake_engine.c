@@ -281,6 +281,9 @@ int eng_open(const struct eng_options *options, struct eng_engine **ret, char *e
     unsigned modes = 1u << ENG_MODE_AR | 1u << ENG_MODE_DIFFUSION;
     e->info = (struct eng_info){.backend = "cpu",
                                 .backend_description = "scripted",
+                                .backend_reason = "there is no GPU",
+                                .kv_type = "f32",
+                                .memory = {.n_categories = 2, .categories = {{"weights", 1000}, {"kv", 70}}},
                                 .weights_type = "bf16",
                                 .weights_bytes = 1000,
                                 .file_bytes = 1000,
@@ -491,11 +494,17 @@ void eng_event_free(struct eng_event *ev)
     free(ev); // the event opens its owned_event
 }
 
+const char *eng_failure(const struct eng_engine *e)
+{
+    (void)e;
+    return fake.failure;
+}
+
 void eng_stats(const struct eng_engine *e, struct eng_stats *ret)
 {
     static const double bounds[] = {1, 2, 4};
     (void)e;
-    *ret = (struct eng_stats){.pages_total = 32, .pages_used = 8, .prompt_tokens = 7, .failed = fake.failed};
+    *ret = (struct eng_stats){.pages_total = 32, .pages_used = 8, .prompt_tokens = 7};
     ret->running[ENG_MODE_AR] = 1;
     ret->rows = (struct eng_hist){.bounds = bounds, .n_bounds = 3, .counts = {1, 2, 0, 1}, .sum = 13, .count = 4};
     ret->seconds = ret->accepted_length = ret->denoise_passes = ret->rows;

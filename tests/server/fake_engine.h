@@ -14,9 +14,9 @@ struct fake_control { // set before the server starts, unless marked
     int queue_limit;  // submissions that are not finished; more are ENG_EBUSY
     int load_ms;      // how long eng_open takes
     bool load_fails;
-    bool no_adapter;   // no self-speculation
-    bool failed;       // eng_stats says so (any time)
-    const char *reply; // what an automatic reply says, in runs of `run` bytes
+    bool no_adapter;     // no self-speculation
+    const char *failure; // what eng_failure says (any time); NULL: nothing
+    const char *reply;   // what an automatic reply says, in runs of `run` bytes
     int run;
     int32_t top; // alternatives that come with each token when log-probabilities are asked for
 };

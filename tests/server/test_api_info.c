@@ -88,12 +88,13 @@ static void test_probes(void **state)
     (void)state;
     cJSON_Delete(get_json("/health", 200));
     cJSON_Delete(get_json("/ready", 200));
-    fake.failed = true;
+    fake.failure = "GPU 0 fell off the \"bus\"";
     cJSON_Delete(get_json("/health", 503));
     cJSON *j = get_json("/ready", 503);
     assert_string_equal(text_at(j, "status"), "failed");
+    assert_string_equal(text_at(j, "reason"), "GPU 0 fell off the \"bus\"");
     cJSON_Delete(j);
-    fake.failed = false;
+    fake.failure = NULL;
 }
 
 static void test_version_and_status(void **state)
@@ -102,6 +103,7 @@ static void test_version_and_status(void **state)
     cJSON *j = get_json("/version", 200);
     assert_string_equal(text_at(j, "backend"), "cpu");
     assert_string_equal(text_at(j, "version"), TRIMODE_VERSION);
+    assert_string_equal(text_at(j, "backend_reason"), "there is no GPU");
     cJSON_Delete(j);
     fake.hold = true;
     int fd = client_connect();
@@ -112,6 +114,11 @@ static void test_version_and_status(void **state)
     assert_string_equal(text_at(j, "requests.0.request_id"), "live-one");
     assert_string_equal(text_at(j, "requests.0.mode"), "ar");
     assert_int_equal(number_at(j, "kv_pages.total"), 32);
+    assert_string_equal(text_at(j, "kv_pages.type"), "f32");
+    assert_string_equal(text_at(j, "backend_reason"), "there is no GPU");
+    assert_int_equal(number_at(j, "memory.total"), 0);
+    assert_int_equal(number_at(j, "memory.categories.weights"), 1000);
+    assert_int_equal(number_at(j, "memory.categories.kv"), 70);
     cJSON_Delete(j);
     fake_finish(0, ENG_FINISH_STOP, NULL);
     struct reply r = client_reply(fd);

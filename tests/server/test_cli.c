@@ -88,6 +88,7 @@ static void test_raw_and_stats(void **state)
     assert_int_equal(fake_params(0).mode, ENG_MODE_AR);
     assert_string_equal(out, "Hello, world\n");
     assert_non_null(strstr(err, "12 tokens in 7 forward passes"));
+    assert_non_null(strstr(err, ": there is no GPU\n")); // why auto did not take another backend
 }
 
 static void test_wrong_use(void **state)

@@ -57,7 +57,7 @@ static void test_every_option_has_a_field_of_its_own_and_a_text(void **state)
         srv_option_allowed(o, allowed, sizeof allowed);
         assert_true(*o->help && *allowed && strlen(allowed) < sizeof allowed - 1);
         assert_int_equal(strspn(o->key, "abcdefghijklmnopqrstuvwxyz_"), strlen(o->key));
-        assert_true(o->commands && !(o->commands & ~7u));
+        assert_true(o->commands && !(o->commands & ~15u));
         assert_true(o->min <= o->max);
         assert_int_equal(o->type == SRV_WORD, o->words != NULL);
         assert_int_equal(srv_config_find(o->key), i);
@@ -94,7 +94,7 @@ static void test_allowed_says_the_range(void **state)
         {"port", "an integer from 0 to 65535"},
         {"threads", "auto, or an integer from 0 to 1024"},
         {"max_body", "bytes, or a number with KiB, MiB or GiB, from 1024 to 1073741824 bytes"},
-        {"backend", "auto|cpu"},
+        {"backend", "auto|cpu|cuda"},
         {"model", "a text that is not empty"},
         {"cors_origin", "a text"},
         {"request_timeout", "seconds from 0 to 86400"},

@@ -98,6 +98,50 @@ static void test_drain_timeout_cancels_with_an_error_event(void **state)
     srv_config_done(&config);
 }
 
+static void test_a_lost_backend_stops_the_server_with_status_1(void **state)
+{
+    (void)state;
+    start(30);
+    int fd = client_connect(), plain = client_connect();
+    client_post(fd, "/v1/completions", "", "{\"prompt\":\"a\",\"stream\":true}");
+    assert_true(fake_wait_submitted(1, 2000));
+    client_post(plain, "/v1/completions", "", "{\"prompt\":\"a\"}");
+    assert_true(fake_wait_submitted(2, 2000));
+    fake_say(0, "one");
+    free(client_read_until(fd, "one", 2000));
+    fake.failure = "GPU 0 fell off the bus";
+    fake_finish(0, ENG_FINISH_ERROR, fake.failure);
+    char *rest = client_read_until(fd, "never", 3000);
+    assert_non_null(strstr(rest, "data: {\"error\":{\"message\":\"The model failed: GPU 0 fell off the bus.\""));
+    free(rest);
+    // What has not ended yet still gets its answer; meanwhile nothing new is taken and the probes say why.
+    cJSON *j = get_json("/ready", 503);
+    assert_string_equal(text_at(j, "reason"), "GPU 0 fell off the bus");
+    cJSON_Delete(j);
+    struct reply r = http_post("/v1/completions", "{\"prompt\":\"a\"}");
+    assert_int_equal(r.status, 503);
+    reply_free(&r);
+    fake_finish(1, ENG_FINISH_ERROR, fake.failure);
+    r = client_reply(plain);
+    assert_int_equal(r.status, 500);
+    assert_non_null(strstr(r.body, "GPU 0 fell off the bus"));
+    reply_free(&r);
+    close(fd);
+    close(plain);
+    assert_int_equal(test_join(), 1);
+    srv_config_done(&config);
+}
+
+// No event tells of it when there is no request that could end.
+static void test_a_backend_lost_without_requests_stops_the_server_too(void **state)
+{
+    (void)state;
+    start(30);
+    fake.failure = "GPU 0 fell off the bus";
+    assert_int_equal(test_join(), 1);
+    srv_config_done(&config);
+}
+
 static void test_a_model_that_cannot_be_loaded_is_exit_status_1(void **state)
 {
     (void)state;
@@ -160,6 +204,8 @@ int main(void)
         cmocka_unit_test(test_an_idle_server_stops_at_once),
         cmocka_unit_test(test_drain_lets_running_requests_end),
         cmocka_unit_test(test_drain_timeout_cancels_with_an_error_event),
+        cmocka_unit_test(test_a_lost_backend_stops_the_server_with_status_1),
+        cmocka_unit_test(test_a_backend_lost_without_requests_stops_the_server_too),
         cmocka_unit_test(test_a_model_that_cannot_be_loaded_is_exit_status_1),
         cmocka_unit_test(test_a_mode_the_model_lacks_is_exit_status_2),
         cmocka_unit_test(test_unusable_addresses),

@@ -66,6 +66,8 @@ static void test_counts_requests_answers_and_times(void **state)
     expect(r.body, "trimode_kv_usage_ratio 0.25");
     expect(r.body, "trimode_requests_running{mode=\"ar\"} 1");
     expect(r.body, "trimode_weights_bytes{copy=\"resident\"} 1000");
+    expect(r.body, "trimode_memory_bytes{category=\"weights\"} 1000");
+    expect(r.body, "trimode_memory_bytes{category=\"kv\"} 70");
     assert_non_null(strstr(r.body, "trimode_build_info{version=\"" TRIMODE_VERSION "\",model=\"fake\""));
     assert_null(strstr(r.body, "some/path"));
     reply_free(&r);

@@ -8,50 +8,83 @@ static char dir[PATH_SIZE], err[512];
 
 // ---- a backend of plain memory --------------------------------------------------------------------------------------
 
+enum { MAX_IMPORTS = 64 };
+
 struct memory {
     struct krn_backend backend;
-    int n_buffers, n_imported, n_allocs_left; // allocations allowed before they fail; -1: all
-    size_t allocated;
+    int n_live, n_copied, n_imports_left; // tensors held, those in another type; imports before they fail (-1: all)
+    int refused;                          // enum krn_type that it does not take; -1: none
+    bool failing;                         // the device is lost
+    int64_t held;                         // bytes of all tensors
+    struct krn_memory table;              // what it says of the device
+    struct import {
+        enum krn_split split;
+        int32_t rows, cols;
+    } imports[MAX_IMPORTS]; // the first ones
+    int n_imports;
 };
 
-static void *mem_alloc(void *ctx, size_t bytes, const char *purpose)
+// Same type: the host's own memory. Another: memory of the right size with nothing meaningful in it.
+static int mem_import(void *ctx, const struct krn_tensor *host, enum krn_type type, enum krn_split split,
+                      struct krn_tensor *ret)
 {
     struct memory *m = ctx;
-    assert_string_equal(purpose, "weights");
-    if (m->n_allocs_left == 0)
-        return NULL;
-    m->n_allocs_left -= m->n_allocs_left > 0;
-    m->n_buffers++;
-    m->allocated += bytes;
-    return calloc(1, bytes);
-}
-
-static void mem_release(void *ctx, void *p)
-{
-    struct memory *m = ctx;
-    m->n_buffers--;
-    free(p);
-}
-
-static const void *mem_import(void *ctx, const void *host, size_t bytes)
-{
-    struct memory *m = ctx;
-    (void)bytes;
-    m->n_imported++;
-    return host;
-}
-
-static int mem_upload(void *ctx, void *dst, const void *host, size_t bytes)
-{
-    (void)ctx;
-    memcpy(dst, host, bytes);
+    if (m->failing)
+        return KRN_EDEVICE;
+    if ((int)type == m->refused)
+        return KRN_ENOTSUP;
+    if (m->n_imports_left == 0)
+        return KRN_ENOMEM;
+    m->n_imports_left -= m->n_imports_left > 0;
+    assert_null(host->scales);
+    if (m->n_imports < MAX_IMPORTS)
+        m->imports[m->n_imports] = (struct import){split, host->rows, host->cols};
+    m->n_imports++;
+    *ret = *host;
+    ret->type = type;
+    if (type != host->type) {
+        ret->data = malloc((size_t)krn_matrix_bytes(type, host->rows, host->cols));
+        ret->scales = ret->data; // marks it as ours
+        m->n_copied++;
+    }
+    m->held += krn_matrix_bytes(type, host->rows, host->cols);
+    m->n_live++;
     return 0;
 }
 
-static int mem_wait(void *ctx)
+static void mem_drop(void *ctx, struct krn_tensor *t)
+{
+    struct memory *m = ctx;
+    assert_non_null(t->data);
+    if (t->scales)
+        free((void *)t->data);
+    m->held -= krn_matrix_bytes(t->type, t->rows, t->cols);
+    m->n_live--;
+    *t = (struct krn_tensor){0};
+}
+
+static enum krn_type same_type(void *ctx, enum krn_type file_type)
 {
     (void)ctx;
-    return 0;
+    return file_type;
+}
+
+static enum krn_type always_bf16(void *ctx, enum krn_type file_type)
+{
+    (void)ctx, (void)file_type;
+    return KRN_BF16;
+}
+
+static void mem_memory(void *ctx, struct krn_memory *ret)
+{
+    const struct memory *m = ctx;
+    *ret = m->table;
+}
+
+static const char *mem_error(void *ctx)
+{
+    (void)ctx;
+    return "the device fell off the bus";
 }
 
 static struct memory mem;
@@ -61,14 +94,14 @@ static int make_dir(void **state)
     (void)state;
     folder_make(dir);
     err[0] = '\0';
-    mem = (struct memory){.n_allocs_left = -1};
-    mem.backend = (struct krn_backend){.name = "memory",
+    mem = (struct memory){.n_imports_left = -1, .refused = -1};
+    mem.backend = (struct krn_backend){.name = "fake",
                                        .ctx = &mem,
-                                       .alloc = mem_alloc,
-                                       .release = mem_release,
                                        .import_weights = mem_import,
-                                       .upload = mem_upload,
-                                       .wait = mem_wait};
+                                       .drop_weights = mem_drop,
+                                       .weights_type = same_type,
+                                       .memory = mem_memory,
+                                       .error = mem_error};
     folder_write_text(dir, "config.json", made_config);
     return 0;
 }
@@ -76,7 +109,8 @@ static int make_dir(void **state)
 static int remove_dir(void **state)
 {
     (void)state;
-    assert_int_equal(mem.n_buffers, 0);
+    assert_int_equal(mem.n_live, 0);
+    assert_int_equal(mem.held, 0);
     folder_remove(dir);
     return 0;
 }
@@ -132,8 +166,9 @@ static void test_auto_maps_and_copies_nothing(void **state)
     last_fraction = 0;
     assert_int_equal(eng_weights_load(dir, "auto", "auto", &mem.backend, on_progress, &mem, &w, err, sizeof err), 0);
     assert_true(last_fraction == 1);
-    assert_int_equal(mem.allocated, 0);
-    assert_int_equal(mem.n_imported, 21);
+    assert_int_equal(mem.n_copied, 0);
+    assert_int_equal(mem.n_imports, 21);
+    assert_int_equal(w->resident_bytes, mem.held);
     assert_int_equal(w->parameters, MADE_PARAMETERS);
     assert_int_equal(w->resident_bytes, 2 * MADE_PARAMETERS);
     assert_int_equal(w->file_bytes, 2 * MADE_PARAMETERS);
@@ -194,52 +229,67 @@ static void test_names_of_ports_are_accepted(void **state)
     refuse(ENG_EFORMAT, "no tensor", "encoder.embed_tokens.weight");
 }
 
-static void test_bf16_to_f32_is_exact(void **state)
+// Loads and checks the type of the layers' matrices, the head, the embedding and the norms.
+static struct eng_weights *load_as(const char *weights, enum krn_type linear, enum krn_type head, enum krn_type embed,
+                                   enum krn_type norm)
+{
+    struct eng_weights *w = NULL;
+    mem.n_imports = 0;
+    if (load(weights, "none", &w) != 0)
+        fail_msg("%s: %s", weights, err);
+    for (int i = 0; i < 2; i++) {
+        const struct eng_layer *l = &w->layers[i];
+        const struct krn_tensor *const t[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        for (int j = 0; j < 7; j++)
+            assert_int_equal(t[j]->type, linear);
+        assert_int_equal(l->input_norm.type, norm);
+        assert_int_equal(l->post_norm.type, norm);
+    }
+    assert_int_equal(w->head.type, head);
+    assert_int_equal(w->embed.type, embed);
+    assert_int_equal(w->norm.type, norm);
+    assert_int_equal(w->type, linear);
+    assert_int_equal(w->resident_bytes, mem.held);
+    return w;
+}
+
+static void test_each_role_gets_the_type_asked_for(void **state)
+{
+    (void)state;
+    int64_t norms = 5 * 8;
+    write_model("BF16");
+    struct eng_weights *w = load_as("f32", KRN_F32, KRN_F32, KRN_F32, KRN_BF16);
+    assert_int_equal(w->resident_bytes, 4 * (MADE_PARAMETERS - norms) + 2 * norms);
+    assert_int_equal(w->file_bytes, 2 * MADE_PARAMETERS);
+    eng_weights_free(w, &mem.backend);
+    eng_weights_free(load_as("fp8", KRN_FP8, KRN_FP8, KRN_BF16, KRN_BF16), &mem.backend);
+    eng_weights_free(load_as("q4", KRN_Q4, KRN_Q4, KRN_BF16, KRN_BF16), &mem.backend);
+    eng_weights_free(load_as("bf16", KRN_BF16, KRN_BF16, KRN_BF16, KRN_BF16), &mem.backend);
+    write_model("F32");
+    eng_weights_free(load_as("q4", KRN_Q4, KRN_Q4, KRN_BF16, KRN_F32), &mem.backend);
+    eng_weights_free(load_as("auto", KRN_F32, KRN_F32, KRN_F32, KRN_F32), &mem.backend);
+    mem.backend.weights_type = always_bf16; // a backend with a taste of its own
+    eng_weights_free(load_as("auto", KRN_BF16, KRN_BF16, KRN_BF16, KRN_F32), &mem.backend);
+}
+
+static void test_each_role_says_how_it_may_be_divided(void **state)
 {
     (void)state;
     struct eng_weights *w;
     write_model("BF16");
-    assert_int_equal(load("f32", "none", &w), 0);
-    assert_int_equal(w->type, KRN_F32);
-    assert_int_equal(w->layers[0].q.type, KRN_F32);
-    assert_int_equal(w->layers[0].input_norm.type, KRN_BF16);
-    for (size_t i = 0; i < 16 * 8; i++)
-        assert_true(((const float *)w->layers[0].q.data)[i] == made_value(i));
-    int64_t norms = 5 * 8;
-    assert_int_equal(w->resident_bytes, 4 * (MADE_PARAMETERS - norms) + 2 * norms);
-    assert_int_equal(w->file_bytes, 2 * MADE_PARAMETERS);
-    assert_int_equal(mem.allocated, 4 * (MADE_PARAMETERS - norms));
-    assert_int_equal(mem.n_imported, 5);
-    eng_weights_free(w, &mem.backend);
-}
-
-static void test_f32_to_bf16_rounds_to_nearest_even(void **state)
-{
-    (void)state;
-    static const struct {
-        uint32_t f32;
-        uint16_t bf16;
-    } cases[] = {
-        {0x3f800000, 0x3f80}, {0x3f807fff, 0x3f80}, {0x3f808000, 0x3f80}, {0x3f808001, 0x3f81}, {0x3f818000, 0x3f82},
-        {0xbf818000, 0xbf82}, {0x7f7fffff, 0x7f80}, {0x7f800000, 0x7f80}, {0xff800000, 0xff80}, {0x7f800001, 0x7fc0},
-        {0x7fffffff, 0x7fff}, {0x00000001, 0x0000}, {0x80000000, 0x8000}, {0x00008001, 0x0001},
-    };
-    struct eng_weights *w;
-    char path[2 * PATH_SIZE];
-    write_model("F32");
-    // the embedding is the first tensor of the file
-    snprintf(path, sizeof path, "%s/model.safetensors", dir);
-    FILE *f = fopen(path, "r+b");
-    unsigned char len[8];
-    assert_int_equal(fread(len, 1, 8, f), 8);
-    fseek(f, 8 + (long)(len[0] | (unsigned)len[1] << 8 | (unsigned)len[2] << 16), SEEK_SET);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        assert_int_equal(fwrite(&cases[i].f32, 4, 1, f), 1);
-    fclose(f);
-    assert_int_equal(load("bf16", "none", &w), 0);
-    assert_int_equal(w->type, KRN_BF16);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        assert_int_equal(((const uint16_t *)w->embed.data)[i], cases[i].bf16);
+    write_adapter("linear_spec_lora", "BF16");
+    assert_int_equal(load("auto", "auto", &w), 0);
+    int n[3] = {0};
+    for (int i = 0; i < mem.n_imports; i++) {
+        enum krn_split split = mem.imports[i].split;
+        n[split]++;
+        // o is [8][16], its adapter's A [3][16] and down [8][12]; only they read what is divided
+        int32_t rows = mem.imports[i].rows, cols = mem.imports[i].cols;
+        assert_int_equal(split == KRN_SPLIT_INPUTS, (rows == 8 || rows == 3) && (cols == 16 || cols == 12));
+    }
+    assert_int_equal(n[KRN_SPLIT_INPUTS], 2 * 3);
+    assert_int_equal(n[KRN_SPLIT_OUTPUTS], 2 * 5 + 1); // and the head
+    assert_int_equal(n[KRN_SPLIT_NONE], 5 + 1 + 2);    // norms, embedding, the adapter's B
     eng_weights_free(w, &mem.backend);
 }
 
@@ -249,32 +299,71 @@ static void test_same_type_is_not_copied(void **state)
     struct eng_weights *w;
     write_model("BF16");
     assert_int_equal(load("bf16", "none", &w), 0);
-    assert_int_equal(mem.allocated, 0);
+    assert_int_equal(mem.n_copied, 0);
     eng_weights_free(w, &mem.backend);
-    assert_int_equal(load("q4", "none", &w), ENG_EINVAL);
-    assert_non_null(strstr(err, "q4"));
 }
 
-static void test_conversion_larger_than_one_chunk(void **state)
+static void test_refusals_say_why_in_one_sentence(void **state)
 {
     (void)state;
-    struct made_model m;
-    struct eng_weights *w;
-    enum { VOCAB = 300000 }; // 2.4 M values: several uploads
-    char *text = json_with(made_config, "vocab_size", "300000");
+    struct eng_weights *w = NULL;
+    write_model("BF16");
+    assert_int_equal(load("int8", "none", &w), ENG_EINVAL);
+    assert_string_equal(err, "weights is \"int8\", expected auto, f32, bf16, fp8 or q4");
+    mem.refused = KRN_Q4;
+    assert_int_equal(load("q4", "none", &w), ENG_ENOTSUP);
+    assert_string_equal(err, "the fake backend does not take bf16 weights as q4 (tensor "
+                             "encoder.layers.0.self_attn.q_proj.weight): the device fell off the bus");
+    mem.failing = true;
+    assert_int_equal(load("q4", "none", &w), KRN_EDEVICE);
+    assert_string_equal(err, "tensor encoder.embed_tokens.weight: the fake backend failed to take it: the device fell "
+                             "off the bus");
+    assert_null(w);
+}
+
+static void test_weights_that_do_not_fit_are_refused_before_the_first_is_taken(void **state)
+{
+    (void)state;
+    struct eng_weights *w = NULL;
+    write_model("BF16");
+    mem.table = (struct krn_memory){.total = 1 << 20, .free = 2 * MADE_PARAMETERS + 99, .reserve = 100};
+    assert_int_equal(load("auto", "none", &w), ENG_ENOMEM);
+    assert_non_null(strstr(err, "the weights need 0.00 GiB, but 0.00 of the fake backend's 0.00 GiB are free"));
+    assert_int_equal(mem.n_imports, 0);
+    assert_null(w);
+    mem.table.free++;
+    assert_int_equal(load("auto", "none", &w), 0);
+    assert_int_equal(w->parameters, MADE_PARAMETERS);
+    eng_weights_free(w, &mem.backend);
+    assert_int_equal(load("f32", "none", &w), ENG_ENOMEM); // twice as much
+    char *text = json_with(made_config, "tie_word_embeddings", "true");
     folder_write_text(dir, "config.json", text);
     cJSON_free(text);
-    made_model(&m, "BF16", "encoder", "diffusion_head");
-    made_find(&m, "encoder.embed_tokens.weight")->dims[0] = VOCAB;
-    made_find(&m, "diffusion_head.weight")->dims[0] = VOCAB;
-    made_write(&m, dir, "model.safetensors");
-    assert_int_equal(load("f32", "none", &w), 0);
-    const float *v = w->head.data;
-    size_t wrong = 0;
-    for (size_t i = 0; i < (size_t)VOCAB * 8; i++)
-        wrong += v[i] != made_value(i);
-    assert_int_equal(wrong, 0);
-    eng_weights_free(w, &mem.backend);
+    refuse(ENG_EFORMAT, "diffusion_head.weight", "no part"); // counting does not hide what is left over
+}
+
+// A folder's weights in the CPU backend's memory: its table must agree with the files.
+static void test_the_memory_table_is_the_checkpoint(void **state)
+{
+    (void)state;
+    static const char *const kinds[] = {"BF16", "F32"};
+    for (int i = 0; i < 2; i++) {
+        struct krn_backend *cpu;
+        struct krn_memory memory;
+        struct eng_weights *w;
+        write_model(kinds[i]);
+        assert_int_equal(krn_open_cpu(1, 0, &cpu, err, sizeof err), 0);
+        assert_int_equal(eng_weights_load(dir, "auto", "none", cpu, NULL, NULL, &w, err, sizeof err), 0);
+        cpu->memory(cpu->ctx, &memory);
+        assert_int_equal(memory.n_categories, 1);
+        assert_string_equal(memory.categories[0].name, "weights");
+        assert_int_equal(memory.categories[0].bytes, w->file_bytes);
+        assert_int_equal(memory.categories[0].bytes, w->resident_bytes);
+        eng_weights_free(w, cpu);
+        cpu->memory(cpu->ctx, &memory);
+        assert_int_equal(memory.categories[0].bytes, 0);
+        cpu->close(cpu->ctx);
+    }
 }
 
 static void test_tied_head_is_the_embedding(void **state)
@@ -294,6 +383,14 @@ static void test_tied_head_is_the_embedding(void **state)
     assert_ptr_equal(w->head.data, w->embed.data);
     assert_int_equal(w->parameters, MADE_PARAMETERS - 24 * 8);
     assert_int_equal(w->resident_bytes, 2 * (MADE_PARAMETERS - 24 * 8));
+    assert_int_equal(w->resident_bytes, mem.held);
+    eng_weights_free(w, &mem.backend);
+    // the head is wanted smaller than the embedding, so there are two
+    assert_int_equal(load("q4", "none", &w), 0);
+    assert_int_equal(w->embed.type, KRN_BF16);
+    assert_int_equal(w->head.type, KRN_Q4);
+    assert_int_equal(w->parameters, MADE_PARAMETERS - 24 * 8);
+    assert_int_equal(w->resident_bytes, mem.held);
     eng_weights_free(w, &mem.backend);
 }
 
@@ -412,19 +509,22 @@ static void test_adapter_auto_none_and_folder(void **state)
     assert_int_equal(load("auto", "auto", &w), ENG_EFORMAT);
 }
 
-static void test_every_failing_allocation_is_reported(void **state)
+static void test_every_failing_import_is_reported(void **state)
 {
     (void)state;
     struct eng_weights *w;
     write_model("BF16");
-    for (int i = 0; i < 16; i++) {
-        mem.n_allocs_left = i;
-        assert_int_equal(load("f32", "none", &w), ENG_ENOMEM);
+    write_adapter("linear_spec_lora", "BF16");
+    for (int i = 0; i < 25; i++) {
+        mem.n_imports_left = i;
+        mem.n_imports = 0;
+        assert_int_equal(load("f32", "auto", &w), ENG_ENOMEM);
         assert_non_null(strstr(err, "memory"));
-        assert_int_equal(mem.n_buffers, 0);
+        assert_int_equal(mem.n_live, 0);
     }
-    mem.n_allocs_left = 16;
-    assert_int_equal(load("f32", "none", &w), 0);
+    mem.n_imports_left = 25;
+    mem.n_imports = 0;
+    assert_int_equal(load("f32", "auto", &w), 0);
     eng_weights_free(w, &mem.backend);
 }
 
@@ -442,13 +542,22 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_dir, remove_dir)
     const struct CMUnitTest tests[] = {
-        TEST(test_auto_maps_and_copies_nothing),          TEST(test_every_role_gets_its_own_tensor),
-        TEST(test_names_of_ports_are_accepted),           TEST(test_bf16_to_f32_is_exact),
-        TEST(test_f32_to_bf16_rounds_to_nearest_even),    TEST(test_same_type_is_not_copied),
-        TEST(test_conversion_larger_than_one_chunk),      TEST(test_tied_head_is_the_embedding),
-        TEST(test_each_missing_tensor_is_named),          TEST(test_each_wrong_shape_is_named),
-        TEST(test_leftovers_and_mixed_names_are_refused), TEST(test_shards_load),
-        TEST(test_adapter_auto_none_and_folder),          TEST(test_every_failing_allocation_is_reported),
+        TEST(test_auto_maps_and_copies_nothing),
+        TEST(test_every_role_gets_its_own_tensor),
+        TEST(test_names_of_ports_are_accepted),
+        TEST(test_each_role_gets_the_type_asked_for),
+        TEST(test_each_role_says_how_it_may_be_divided),
+        TEST(test_same_type_is_not_copied),
+        TEST(test_refusals_say_why_in_one_sentence),
+        TEST(test_the_memory_table_is_the_checkpoint),
+        TEST(test_weights_that_do_not_fit_are_refused_before_the_first_is_taken),
+        TEST(test_tied_head_is_the_embedding),
+        TEST(test_each_missing_tensor_is_named),
+        TEST(test_each_wrong_shape_is_named),
+        TEST(test_leftovers_and_mixed_names_are_refused),
+        TEST(test_shards_load),
+        TEST(test_adapter_auto_none_and_folder),
+        TEST(test_every_failing_import_is_reported),
         TEST(test_bad_config_or_file_stops_the_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
