@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every C file is as clang-format leaves it. `scripts/check_format.sh --fix` formats in place.
+# Every C, C++ and CUDA file is as clang-format leaves it. `scripts/check_format.sh --fix` formats in place.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mode=(--dry-run -Werror)
 [ "${1:-}" = --fix ] && mode=(-i)
-git ls-files -co --exclude-standard '*.c' '*.h' | sort -u | xargs clang-format "${mode[@]}"
+git ls-files -co --exclude-standard '*.c' '*.h' '*.cc' '*.cu' '*.cuh' | sort -u | xargs clang-format "${mode[@]}"
