@@ -68,13 +68,14 @@ export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 
 step build configure build --werror
 step layers scripts/check_layers.sh build
+step cuda scripts/check_cuda.sh build
 step format scripts/check_format.sh
 suite unit meson_suite build
 suite reference build/venv/bin/python scripts/reference/selftest.py
 suite e2e build/venv/bin/python tests/e2e/run.py --build build
 
 if [ "${1:-}" != quick ]; then
-    step build-clang env CC=clang bash -c 'set -e; [ -f build-clang/build.ninja ] || meson setup build-clang --werror; ninja -C build-clang'
+    step build-clang env CC=clang bash -c 'set -e; [ -f build-clang/build.ninja ] || meson setup build-clang --werror -Dcuda=disabled; ninja -C build-clang'
     step build-asan configure build-asan --werror -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized
     ASAN_OPTIONS=$asan_options suite unit-asan meson_suite build-asan -t 6
     ASAN_OPTIONS=$asan_options suite e2e-asan build/venv/bin/python tests/e2e/run.py --build build-asan
