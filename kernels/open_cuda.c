@@ -62,6 +62,10 @@ int krn_open_cuda(const struct krn_cuda_options *options, struct krn_backend **r
         path = NULL;
     if (!path && !find_module(found, sizeof found))
         return refuse(err, err_size, KRN_ENOTSUP, "there is no trimode-cuda.so beside the executable");
+    // The module brings a library of half a gigabyte with it: not for nothing, where nobody asked for it by name. What
+    // opens stays open for the module.
+    if (!path && !dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL))
+        return refuse(err, err_size, KRN_ENOTSUP, "no NVIDIA driver here (there is no libcuda.so.1)");
     path = path ? path : found;
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!module) {

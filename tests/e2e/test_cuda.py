@@ -245,6 +245,13 @@ class NoModule(unittest.TestCase):
                 if module != REAL_MODULE:
                     self.assertIn(module, version["backend_reason"])
 
+    @unittest.skipIf(os.path.exists("/dev/nvidiactl"), "there is a GPU")
+    def test_nobody_pays_for_a_module_that_cannot_work(self):
+        # The module brings a library of half a gigabyte along: without a driver it is not even opened.
+        r = trimode("generate", QUESTION, "--backend", "auto", "--stats")
+        self.assertEqual(r.returncode, 0, r.err)
+        self.assertRegex(r.err, "backend cpu: (no NVIDIA driver here|there is no trimode-cuda.so)")
+
     def test_cuda_does_not_start(self):
         for module in self.modules():
             for command, args in (("serve", ()), ("generate", (QUESTION,))):
