@@ -27,6 +27,8 @@ static int open_children(const struct krn_cuda_driver drivers[], int32_t n, cons
 {
     struct krn_cuda_options one = *options;
     one.tensor_parallel = 1;
+    // Whether a kernel may overlap the end of an exchange between GPUs is not proven on hardware, so none does.
+    one.no_overlap = true;
     for (int32_t d = 0; d < n; d++) {
         one.device = options->device + d;
         int rc = krn_cuda_backend_open(&drivers[d], &one, &children[d], err, err_size);
