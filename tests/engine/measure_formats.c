@@ -242,7 +242,7 @@ int main(int argc, char **argv)
         compare(&r, &texts[t], expected[t], expected[t], &self);
     }
     printf("%d held-out conversations, %ld answer tokens\n\n", n_texts, self.tokens);
-    printf("| where | weights | KV   | top-1 as f32  | perplexity | max |d|   | mean |d|  | weights     |\n"
+    printf("| where | weights | KV   | top-1 as f32  | perplexity | max diff  | mean diff | weights     |\n"
            "| --- | --- | --- | --- | --- | --- | --- | --- |\n");
     printf("| %-5s| %-8s| %-5s| %11.2f %% | %10.5f | %9.4f | %9.5f | %8.2f MiB |\n", "cpu", "f32", "f32", 100.0,
            exp(self.loss / (double)self.tokens), 0.0, 0.0, (double)r.weights->resident_bytes / 1048576);
