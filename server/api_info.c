@@ -30,7 +30,8 @@ static void put_model(struct srv_buf *out, const struct srv_server *s)
     srv_buf_printf(out,
                    ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"trimode\",\"root\":", (long long)s->started);
     srv_buf_jsonz(out, s->model_name);
-    srv_buf_printf(out, ",\"parent\":null,\"max_model_len\":%d,\"modes\":", (int)s->info->max_context);
+    srv_buf_printf(out, ",\"parent\":null,\"max_model_len\":%d,\"vocab_size\":%d,\"modes\":", (int)s->info->max_context,
+                   (int)s->info->n_vocab);
     put_modes(out, s->info->modes);
     srv_buf_append(out, "}", 1);
 }

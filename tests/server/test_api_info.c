@@ -37,6 +37,7 @@ static void test_models(void **state)
     assert_string_equal(text_at(j, "object"), "list");
     assert_string_equal(text_at(j, "data.0.id"), "org/fake model");
     assert_int_equal(number_at(j, "data.0.max_model_len"), FAKE_CONTEXT);
+    assert_int_equal(number_at(j, "data.0.vocab_size"), FAKE_VOCAB);
     assert_int_equal(cJSON_GetArraySize(at(j, "data.0.modes")), 3);
     cJSON_Delete(j);
     j = get_json("/v1/models/org/fake%20model", 200);
