@@ -198,11 +198,15 @@ int srv_config_default(struct srv_config *c)
         .temperature = 1,
         .top_p = 1,
         .runs = 20,
+        .prompt_tokens = 128,
+        .output_tokens = 64,
     };
-    static const char *const texts[][2] = {{"model", "nano"},        {"served_model_name", ""}, {"host", "127.0.0.1"},
-                                           {"adapter", "auto"},      {"cuda_module", ""},       {"api_key_file", ""},
-                                           {"metrics_key_file", ""}, {"cors_origin", ""},       {"system", ""},
-                                           {"rows", "1,8,32"},       {"context", "128"},        {"kind", "ar"}};
+    static const char *const texts[][2] = {
+        {"model", "nano"},         {"served_model_name", ""}, {"host", "127.0.0.1"},
+        {"adapter", "auto"},       {"cuda_module", ""},       {"api_key_file", ""},
+        {"metrics_key_file", ""},  {"cors_origin", ""},       {"system", ""},
+        {"rows", "1,8,32"},        {"context", "128"},        {"kind", "ar"},
+        {"clients", "1,2,4,8,16"}, {"dataset", ""},           {"url", "http://127.0.0.1:8000"}};
     char err[160];
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (srv_config_set(c, texts[i][0], texts[i][1], SRV_FROM_DEFAULT, "default", err, sizeof err))
