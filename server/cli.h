@@ -1,4 +1,4 @@
-// Sub-commands that use the engine in this process, without HTTP.
+// Sub-commands that are no server.
 #pragma once
 
 #include "config.h"
@@ -9,3 +9,5 @@ int srv_cli_generate(const struct srv_config *config);
 int srv_cli_chat(const struct srv_config *config);
 // Times of forward passes (cli_bench.c); returns the exit status.
 int srv_cli_bench(const struct srv_config *config);
+// A load on a server (bench_serve.c), which needs no engine; the exit status is 1 when a request failed.
+int srv_cli_bench_serve(const struct srv_config *config);

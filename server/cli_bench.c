@@ -1,6 +1,6 @@
 // bench forward: the times of forward passes by kind, rows and context, each beside the bytes it must read. Runs in
 // this process on the main thread, without requests or HTTP; results go to stdout as they come, errors to stderr.
-// Leaves out what a load of clients would show (scripts/gpu/bench.py) and single kernels.
+// Leaves out what a load of clients would show (bench_serve.c) and single kernels.
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -231,7 +231,7 @@ static int run_passes(const struct srv_config *c, const struct plan *plan, struc
 int srv_cli_bench(const struct srv_config *c)
 {
     if (c->n_arguments != 1 || strcmp(c->arguments[0], "forward")) {
-        fprintf(stderr, "trimode bench: expects `forward`; --help says more\n");
+        fprintf(stderr, "trimode bench: expects `forward` or `serve`; --help says more\n");
         return 2;
     }
     struct plan plan;

@@ -11,22 +11,43 @@
 extern char **environ;
 
 static const struct command {
-    const char *name, *usage, *summary;
+    const char *name, *sub; // sub: the second word, or NULL
+    const char *usage, *summary;
     enum srv_command command;
 } commands[] = {
-    {"serve", "trimode serve [--flag value ...]", "answer HTTP requests as the OpenAI API does", SRV_SERVE},
-    {"generate", "trimode generate \"text\" [--flag value ...]", "one completion on the terminal", SRV_GENERATE},
-    {"chat", "trimode chat [--flag value ...]", "a conversation on the terminal", SRV_CHAT},
-    {"bench", "trimode bench forward [--flag value ...]", "times of forward passes by rows and context", SRV_BENCH},
+    {"serve", NULL, "trimode serve [--flag value ...]", "answer HTTP requests as the OpenAI API does", SRV_SERVE},
+    {"generate", NULL, "trimode generate \"text\" [--flag value ...]", "one completion on the terminal", SRV_GENERATE},
+    {"chat", NULL, "trimode chat [--flag value ...]", "a conversation on the terminal", SRV_CHAT},
+    {"bench", "forward", "trimode bench forward [--flag value ...]", "times of forward passes by rows and context",
+     SRV_BENCH},
+    {"bench", "serve", "trimode bench serve --url http://HOST:PORT [--flag value ...]",
+     "a load on a running server, every stream verified", SRV_BENCH_SERVE},
 };
 
 static int usage(FILE *out, int status)
 {
     fprintf(out, "usage: trimode COMMAND [--flag value ...]\n\n");
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        const char *sub = commands[i].sub ? commands[i].sub : "";
+        fprintf(out, "  %s%s%-*s %s\n", commands[i].name, *sub ? " " : "",
+                14 - (int)strlen(commands[i].name) - (*sub != 0), sub, commands[i].summary);
+    }
     fprintf(out, "\n`trimode COMMAND --help` lists the flags of a command; `trimode --version` prints the version.\n");
     return status;
+}
+
+// bench without a second word that it knows.
+static int bench_usage(const char *second)
+{
+    if (strcmp(second, "--help") && strcmp(second, "-h")) {
+        fprintf(stderr, "trimode bench: expects `forward` or `serve`; --help says more\n");
+        return 2;
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (commands[i].sub)
+            printf("usage: %s\n  %s\n", commands[i].usage, commands[i].summary);
+    printf("\n`trimode bench forward --help` and `trimode bench serve --help` list the flags.\n");
+    return 0;
 }
 
 static int serve(const struct srv_config *c)
@@ -76,6 +97,8 @@ static int run(const struct command *command, int argc, char **argv)
         status = srv_cli_generate(&config);
     } else if (command->command == SRV_BENCH) {
         status = srv_cli_bench(&config);
+    } else if (command->command == SRV_BENCH_SERVE) {
+        status = srv_cli_bench_serve(&config);
     } else {
         status = srv_cli_chat(&config);
     }
@@ -93,9 +116,12 @@ int main(int argc, char **argv)
         printf("trimode %s\n", TRIMODE_VERSION);
         return 0;
     }
+    const char *second = argc > 2 ? argv[2] : "";
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        if (!strcmp(argv[1], commands[i].name))
+        if (!strcmp(argv[1], commands[i].name) && (!commands[i].sub || !strcmp(second, commands[i].sub)))
             return run(&commands[i], argc - 2, argv + 2);
+    if (!strcmp(argv[1], "bench"))
+        return bench_usage(second);
     fprintf(stderr, "trimode: there is no command '%s'; allowed: serve, generate, chat, bench\n", argv[1]);
     return 2;
 }
