@@ -8,6 +8,7 @@
 #include "engine.h"
 #include "events.h"
 #include "forward.h"
+#include "live.h"
 #include "queue.h"
 #include "request.h"
 #include "router.h"
@@ -41,6 +42,7 @@ struct eng_engine {
     struct eng_queue queue;
     struct eng_events events;
     struct eng_counters counters;
+    struct eng_live_list live;
     atomic_bool closing; // written by eng_close, read by the engine thread
     atomic_bool failed;  // the backend is lost: set once by the engine thread after `failure`, read by any thread
     char failure[256];

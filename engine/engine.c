@@ -17,15 +17,20 @@
 
 // ---- ends -----------------------------------------------------------------------------------------------------------
 
-// Appends what the builder holds for r to the outbox; with a finish, r is not ours any more once that is published.
-static bool emit(struct eng_engine *e, struct eng_request *r)
+// NULL: there was no memory for it.
+static bool post(struct eng_engine *e, struct eng_event *ev)
 {
-    struct eng_event *ev = eng_event_build(&e->builder, r);
     if (!ev)
         return false;
     *e->outbox_tail = ev;
     e->outbox_tail = &ev->next;
     return true;
+}
+
+// Appends what the builder holds for r to the outbox; with a finish, r is not ours any more once that is published.
+static bool emit(struct eng_engine *e, struct eng_request *r)
+{
+    return post(e, eng_event_build(&e->builder, r));
 }
 
 static double ms_between(int64_t from, int64_t to)
@@ -40,6 +45,7 @@ static void finish(struct eng_engine *e, struct eng_request *r)
     int64_t now = eng_now_ns();
     q->stats.total_ms = ms_between(q->submit_ns, now);
     q->stats.queue_ms = ms_between(q->submit_ns, q->admit_ns ? q->admit_ns : now);
+    q->stats.preemptions = q->n_preempted;
     q->stats.first_token_ms = q->first_token_ns ? ms_between(q->submit_ns, q->first_token_ns) : 0;
     eng_scheduler_remove(&e->sched, r);
     bool sent = emit(e, r);
@@ -145,10 +151,12 @@ static void route(struct eng_engine *e)
             continue; // as before, for the reason it gave then
         struct eng_route to;
         eng_router_decide(&e->router, r, &load, &to);
-        if (q->mode == ENG_MODE_AUTO)
+        if (q->mode == ENG_MODE_AUTO) {
             e->counters.now.decisions[to.mode]++;
-        else
+        } else {
             e->counters.now.switches[q->mode][to.mode]++;
+            q->stats.switches++;
+        }
         eng_seq_set_mode(q, to.mode, to.block_length, to.reason);
     }
 }
@@ -310,7 +318,8 @@ static void commit_segment(struct eng_engine *e, const struct eng_batch *b, cons
     }
     int32_t taken = 0;
     if (eng_seq_append(q, &run, &e->builder, &taken)) {
-        q->finish = ENG_FINISH_NONE; // it may have been set before memory ran out
+        q->finish = ENG_FINISH_NONE;                                  // it may have been set before memory ran out
+        e->counters.now.generated_tokens[q->mode] += (uint64_t)taken; // as its own statistics have it
         end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
         return;
     }
@@ -326,6 +335,8 @@ static void commit_segment(struct eng_engine *e, const struct eng_batch *b, cons
         eng_scheduler_committed(&e->sched, r, s->kind == ENG_PASS_VERIFY);
         if (run.n && !emit(e, r))
             end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
+        else if (r->params.stream_draft && (s->kind == ENG_PASS_DENOISE || s->kind == ENG_PASS_DRAFT))
+            (void)post(e, eng_event_draft(r)); // only a picture: without memory it is left out
     }
 }
 
@@ -354,7 +365,9 @@ static void publish(struct eng_engine *e)
         st->running[e->sched.running[i]->seq.mode]++;
     st->pages_total = e->sched.kv.n_pages;
     st->pages_used = eng_kv_used(&e->sched.kv);
+    st->preemptions = e->sched.n_preemptions;
     eng_counters_publish(&e->counters);
+    eng_live_publish(&e->live, e->sched.running, e->sched.n_running, e->n_finished > 0, eng_now_ns());
     if (!e->outbox)
         return;
     struct eng_event *first = e->outbox;

@@ -159,6 +159,7 @@ struct eng_params {
     size_t n_biases;
     int32_t n_top;      // -1: no log-probabilities; 0 .. 20 alternatives a token
     bool skip_special;  // special tokens do not appear in the text
+    bool stream_draft;  // events with the provisional tokens of each block
     int64_t timeout_ms; // 0: none
     void *user;         // given back in every event
 };
@@ -211,6 +212,7 @@ struct eng_request_stats {
     int32_t prompt_tokens, cached_tokens, completion_tokens;
     int32_t forward_passes; // after the prompt
     int32_t blocks, drafted_tokens, accepted_tokens, denoise_passes;
+    int32_t preemptions, switches; // switches: changes of mode, also where the timeline keeps no span of them
     double queue_ms, first_token_ms, total_ms;
     enum eng_mode mode; // of the last span
     int32_t block_length;
@@ -220,9 +222,22 @@ struct eng_request_stats {
 };
 enum { ENG_MAX_SPANS = 16 };
 
-// One committed run of tokens, or the end. Exactly one event with finish != NONE ends every request, and it may carry
-// the last run. Tokens past a stop (and the end-of-text token) are not reported, but the end-of-text token counts in
-// completion_tokens.
+// What a block holds after a pass that made it provisional: a denoise pass (some positions are still masked) or a draft
+// of self-speculation. It tells of the positions whose tokens are not final yet; any of them may still change, and
+// positions past max_tokens are left out.
+struct eng_draft {
+    enum eng_mode mode;
+    int32_t from_token; // tokens of the output that are final; ids[0] stands right after them
+    int32_t pass;       // denoise passes of the block so far; 1 for a draft of self-speculation
+    int32_t n;          // 0 .. 64; 0: everything the block held is final
+    uint64_t masked;    // bit i: ids[i] has no token yet and means nothing
+    const int32_t *ids; // into the event's memory
+};
+
+// One committed run of tokens, or the end, or a draft. A draft (only where stream_draft asked for them) has no text, no
+// tokens and no finish, follows the event of the same pass's run, and may be missing where memory is short. Exactly one
+// event with finish != NONE ends every request, and it may carry the last run. Tokens past a stop (and the end-of-text
+// token) are not reported, but the end-of-text token counts in completion_tokens.
 struct eng_event {
     struct eng_event *next;
     void *user; // eng_params.user
@@ -236,6 +251,7 @@ struct eng_event {
     const char *stop;                      // the stop string that matched, or NULL
     int32_t stop_id;                       // the end id that was met, or -1
     const struct eng_request_stats *stats; // with finish
+    const struct eng_draft *draft;         // NULL but in a draft
 };
 
 // The whole list in order, NULL when empty. The caller frees each with eng_event_free. One thread (the loop's).
@@ -276,6 +292,7 @@ struct eng_stats {
     uint64_t wasted_ahead;                // rows computed ahead for requests that had ended
     uint64_t decisions[ENG_N_MODES];      // requests started in a mode
     uint64_t switches[ENG_N_MODES][ENG_N_MODES];
+    uint64_t preemptions; // of running requests, whose pages went to older ones
     struct eng_hist rows, seconds, accepted_length, denoise_passes;
 };
 // NULL while all is well; else one sentence on how the backend was lost: nothing is accepted any more, and what ran
@@ -283,6 +300,21 @@ struct eng_stats {
 const char *eng_failure(const struct eng_engine *e);
 // A consistent copy of the numbers after some recent step. Any thread, never waits for a forward pass.
 void eng_stats(const struct eng_engine *e, struct eng_stats *ret);
+
+// A request that is being decoded.
+struct eng_live {
+    void *user; // eng_params.user
+    enum eng_mode mode;
+    int32_t block_length;                   // 0 for AR
+    int32_t prompt_tokens, computed_tokens; // computed: positions whose keys and values are final
+    int32_t completion_tokens, forward_passes;
+    int32_t drafted_tokens, accepted_tokens;
+    double tokens_per_second; // since the first token; 0 before the second
+    char reason[160];         // why that mode
+};
+// Copies at most max of the requests that run and returns how many. The picture is at most a twentieth of a second old
+// and never shows a request whose finish event can be taken. Any thread, never waits for a forward pass.
+int32_t eng_live(const struct eng_engine *e, struct eng_live *ret, int32_t max);
 
 // ---- benches: passes without requests -------------------------------------------------------------------------------
 

@@ -139,6 +139,40 @@ struct eng_event *eng_event_build(const struct eng_event_builder *b, struct eng_
     return &block->ev;
 }
 
+// ids[0] is the block's first position that is not final.
+struct eng_event *eng_event_draft(struct eng_request *r)
+{
+    const struct eng_seq *seq = &r->seq;
+    const struct eng_block *block = &seq->block;
+    int32_t first = seq->n_tokens - block->start, n = block->rows - first;
+    n = n < eng_seq_wanted(seq) ? n : eng_seq_wanted(seq);
+    struct with_draft {
+        struct eng_event_block block;
+        struct eng_draft draft;
+        int32_t ids[];
+    } *d = calloc(1, sizeof *d + (size_t)n * sizeof d->ids[0]);
+    if (!d)
+        return NULL;
+    bool denoise = seq->mode == ENG_MODE_DIFFUSION;
+    d->draft = (struct eng_draft){.mode = seq->mode,
+                                  .from_token = eng_seq_n_output(seq),
+                                  .pass = denoise ? block->passes : 1,
+                                  .n = n,
+                                  .ids = d->ids};
+    for (int32_t i = 0; i < n; i++) {
+        if (denoise && block->masked >> (first + i) & 1)
+            d->draft.masked |= UINT64_C(1) << i;
+        else
+            d->ids[i] = block->tokens[first + i];
+    }
+    d->block.ev.request = r;
+    d->block.ev.user = r->params.user;
+    d->block.ev.stop_id = -1;
+    d->block.ev.text = "";
+    d->block.ev.draft = &d->draft;
+    return &d->block.ev;
+}
+
 // ---- list -----------------------------------------------------------------------------------------------------------
 
 int eng_events_init(struct eng_events *l, void (*notify)(void *user), void *user)

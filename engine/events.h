@@ -40,6 +40,9 @@ int eng_event_builder_token(struct eng_event_builder *b, int32_t id, const struc
 // finish the reserved block is used then and the event carries no text and no tokens, so NULL cannot happen.
 struct eng_event *eng_event_build(const struct eng_event_builder *b, struct eng_request *r);
 
+// Makes a draft event of what the request's block holds, after a denoise pass or a draft. NULL when there is no memory.
+struct eng_event *eng_event_draft(struct eng_request *r);
+
 // The list that the caller takes. One mutex; the notification is called without it.
 struct eng_events {
     pthread_mutex_t mutex;

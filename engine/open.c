@@ -124,9 +124,14 @@ static int start_handovers(struct eng_engine *e, const struct eng_options *o)
         goto events;
     e->counters.now.pages_total = e->sched.kv.n_pages;
     eng_counters_publish(&e->counters);
+    rc = eng_live_init(&e->live, o->max_sequences);
+    if (rc)
+        goto counters;
     if (!pthread_create(&e->thread, NULL, eng_engine_run, e))
         return 0;
     rc = ENG_ENOMEM;
+    eng_live_done(&e->live);
+counters:
     eng_counters_done(&e->counters);
 events:
     eng_events_done(&e->events);
@@ -190,6 +195,7 @@ void eng_close(struct eng_engine *e)
     eng_events_done(&e->events);
     eng_queue_done(&e->queue);
     eng_counters_done(&e->counters);
+    eng_live_done(&e->live);
     if (e->parts.model.close)
         e->parts.model.close(e->parts.model.ctx);
     if (e->parts.release)
@@ -230,6 +236,11 @@ void eng_stats(const struct eng_engine *e, struct eng_stats *ret)
 {
     // The mutex is the only thing written.
     eng_counters_read((struct eng_counters *)&e->counters, ret);
+}
+
+int32_t eng_live(const struct eng_engine *e, struct eng_live *ret, int32_t max)
+{
+    return eng_live_read((struct eng_live_list *)&e->live, ret, max);
 }
 
 const char *eng_failure(const struct eng_engine *e)

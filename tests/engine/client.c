@@ -79,6 +79,8 @@ void client_close(struct client *c)
     struct eng_stats st;
     // The last step's numbers are published before its events, so they are there.
     eng_stats(c->engine, &st);
+    struct eng_live live;
+    int32_t n_live = eng_live(c->engine, &live, 1);
     eng_close(c->engine);
     pthread_mutex_destroy(&c->mutex);
     pthread_cond_destroy(&c->ready);
@@ -88,6 +90,7 @@ void client_close(struct client *c)
     assert_true(pages);
     assert_int_equal(st.pages_used, 0);
     assert_int_equal(st.waiting, 0);
+    assert_int_equal(n_live, 0);
 }
 
 void client_submit(struct client *c, struct answer *a, const struct eng_params *params, const int32_t *prompt,
@@ -105,6 +108,24 @@ void client_submit(struct client *c, struct answer *a, const struct eng_params *
     c->n_open++;
 }
 
+static void handle_draft(struct client *c, struct answer *a, const struct eng_event *ev)
+{
+    const struct eng_draft *d = ev->draft;
+    if (ev->n_tokens || ev->text_len || ev->finish || ev->stats)
+        snprintf(c->fault, sizeof c->fault, "a draft carries more than a draft");
+    if (d->from_token != a->n_tokens || d->n < 0 || d->n > 64)
+        snprintf(c->fault, sizeof c->fault, "a draft of %d from %d after %d tokens", d->n, d->from_token, a->n_tokens);
+    a->n_drafts++;
+    a->last_n = d->n;
+    a->last_from = d->from_token;
+    for (int32_t i = 0; i < d->n; i++) {
+        bool masked = d->masked >> i & 1;
+        a->n_masked += masked;
+        a->n_drafted += !masked;
+        a->last_draft[i] = masked ? -1 : d->ids[i];
+    }
+}
+
 static void handle(struct client *c, const struct eng_event *ev)
 {
     struct answer *a = ev->user;
@@ -112,6 +133,10 @@ static void handle(struct client *c, const struct eng_event *ev)
         snprintf(c->fault, sizeof c->fault, "an event after the finish");
     if (ev->request != a->request)
         snprintf(c->fault, sizeof c->fault, "an event of another request");
+    if (ev->draft) {
+        handle_draft(c, a, ev);
+        return;
+    }
     a->n_events++;
     if (a->n_tokens + ev->n_tokens > a->cap) {
         a->cap = 2 * (a->n_tokens + ev->n_tokens);

@@ -16,6 +16,9 @@ struct answer { // of one request
     char *text;
     size_t text_len;
     int32_t n_events, n_finishes;
+    int32_t n_drafts, n_masked, n_drafted; // draft events; positions in them with a mask, and with a token
+    int32_t last_draft[64];                // the ids of the last one, -1 where masked
+    int32_t last_n, last_from;
     enum eng_finish finish;
     char stop[32];
     int32_t stop_id;

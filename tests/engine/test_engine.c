@@ -305,6 +305,165 @@ static void test_cancels_at_any_time_lose_nothing(void **state)
     }
 }
 
+// Everything at once: all modes, auto moving between two, too few pages, cancels.
+static void test_sums_over_requests_equal_the_counters(void **state)
+{
+    (void)state;
+    enum { N = 200 };
+    static struct job jobs[N];
+    uint64_t random = 6, preemptions = 0, switches = 0;
+    for (int round = 0; round < 6; round++) {
+        struct fake_model f = ending_model();
+        f.page_size = 2;
+        f.n_pages = 150;
+        struct eng_options o = client_options();
+        o.auto_rows = 40;
+        struct client c;
+        struct eng_stats st;
+        struct answer *a = calloc(N, sizeof *a);
+        client_open(&c, &f, o, 200, NULL);
+        for (int i = 0; i < N; i++) {
+            make_job(&jobs[i], &random, (enum eng_mode)(i % 4));
+            submit_job(&c, &a[i], &jobs[i]);
+            if (i % 16 == 15)
+                client_poll(&c, 5);
+            struct answer *other = &a[test_random(&random) % (uint32_t)(i + 1)];
+            if (i % 8 == 7 && other->request)
+                eng_cancel(other->request);
+        }
+        client_wait(&c);
+        eng_stats(c.engine, &st);
+        client_close(&c);
+        uint64_t prompt = 0, generated = 0, diffused = 0, passes = 0, denoise = 0, drafted = 0, accepted = 0,
+                 decided = 0;
+        uint64_t switched = 0, preempted = 0;
+        for (int i = 0; i < N; i++) {
+            const struct eng_request_stats *r = &a[i].stats;
+            // A prompt counts once it is computed.
+            if (r->completion_tokens || a[i].finish == ENG_FINISH_LENGTH)
+                prompt += (uint64_t)r->prompt_tokens;
+            generated += (uint64_t)r->completion_tokens;
+            diffused += jobs[i].params.mode == ENG_MODE_DIFFUSION ? (uint64_t)r->completion_tokens : 0;
+            passes += (uint64_t)r->forward_passes;
+            denoise += (uint64_t)r->denoise_passes;
+            drafted += (uint64_t)r->drafted_tokens;
+            accepted += (uint64_t)r->accepted_tokens;
+            decided += r->n_spans > 0;
+            switched += (uint64_t)r->switches;
+            preempted += (uint64_t)r->preemptions;
+        }
+        uint64_t all = 0, decisions = 0, st_switches = 0, st_passes = 0;
+        for (int m = 0; m < ENG_N_MODES; m++) {
+            all += st.generated_tokens[m];
+            decisions += st.decisions[m];
+            for (int to = 0; to < ENG_N_MODES; to++)
+                st_switches += st.switches[m][to];
+        }
+        for (int k = ENG_PASS_PREFILL + 1; k < ENG_N_PASS_KINDS; k++)
+            st_passes += st.passes[k];
+        assert_int_equal(st.prompt_tokens, prompt);
+        assert_int_equal(all, generated);
+        assert_int_equal(st.generated_tokens[ENG_MODE_DIFFUSION], diffused);
+        assert_int_equal(st_passes, passes);
+        assert_int_equal(st.passes[ENG_PASS_DENOISE], denoise);
+        assert_int_equal(st.drafted_tokens, drafted);
+        assert_int_equal(st.accepted_tokens, accepted);
+        assert_int_equal(st.accepted_length.count, st.passes[ENG_PASS_VERIFY]);
+        assert_int_equal(st.rows.count, st.steps);
+        assert_int_equal(st.seconds.count, st.steps);
+        assert_int_equal(decisions, decided);
+        assert_int_equal(st_switches, switched);
+        assert_int_equal(st.preemptions, preempted);
+        preemptions += st.preemptions;
+        switches += st_switches;
+        free_answers(a, N);
+    }
+    assert_true(preemptions > 0 && switches > 0);
+}
+
+// A draft event follows each denoise pass and each draft, and changes nothing.
+static void test_drafts_are_told_to_those_who_ask(void **state)
+{
+    (void)state;
+    uint64_t random = 8;
+    struct job jobs[N_REQUESTS];
+    for (int i = 0; i < N_REQUESTS; i++) {
+        make_job(&jobs[i], &random, (enum eng_mode)(1 + i % 3));
+        jobs[i].params.max_tokens += 2;
+    }
+    struct answer *silent = run_jobs(ending_model(), client_options(), jobs, N_REQUESTS);
+    for (int i = 0; i < N_REQUESTS; i++)
+        jobs[i].params.stream_draft = i % 4 != 0;
+    struct answer *told = run_jobs(ending_model(), client_options(), jobs, N_REQUESTS);
+    int32_t n_drafts = 0, n_masked = 0, n_drafted = 0;
+    for (int i = 0; i < N_REQUESTS; i++) {
+        const struct answer *a = &told[i];
+        assert_same(a, &silent[i], i);
+        assert_int_equal(a->n_events, silent[i].n_events);
+        assert_int_equal(silent[i].n_drafts, 0);
+        int32_t passes = a->stats.denoise_passes;
+        if (a->stats.mode == ENG_MODE_SELF_SPECULATION)
+            passes = a->stats.drafted_tokens > 0 ? -1 : 0;
+        if (!jobs[i].params.stream_draft || !passes)
+            assert_int_equal(a->n_drafts, 0);
+        else if (passes > 0) // the pass that brings the end tells nothing after it
+            assert_in_range(a->n_drafts, passes - 1, passes);
+        else
+            assert_in_range(a->n_drafts, 1, a->stats.forward_passes / 2 + 1);
+        if (a->n_drafts) // nothing past max_tokens
+            assert_true(a->last_from + a->last_n <= jobs[i].params.max_tokens);
+        n_drafts += a->n_drafts;
+        n_masked += a->n_masked;
+        n_drafted += a->n_drafted;
+    }
+    assert_true(n_drafts > 50 && n_masked > 50 && n_drafted > 50);
+    free_answers(silent, N_REQUESTS);
+    free_answers(told, N_REQUESTS);
+}
+
+static void test_the_live_picture_shows_who_runs(void **state)
+{
+    (void)state;
+    struct fake_model f = fake_model_default();
+    f.step_us = 2000;
+    f.agree = 1;
+    struct client c;
+    struct answer a[2];
+    struct eng_live live[4];
+    int32_t prompt[] = {1, 2, 3}, n = 0;
+    client_open(&c, &f, client_options(), 200, NULL);
+    struct eng_params p = eng_params_default();
+    p.max_tokens = 190;
+    p.mode = ENG_MODE_AR;
+    client_submit(&c, &a[0], &p, prompt, 3);
+    p.mode = ENG_MODE_SELF_SPECULATION;
+    p.block_length = 4;
+    client_submit(&c, &a[1], &p, prompt, 3);
+    for (int i = 0; i < 200 && (n < 2 || live[0].completion_tokens < 2); i++) {
+        client_poll(&c, 5);
+        n = eng_live(c.engine, live, 4);
+    }
+    assert_int_equal(n, 2);
+    assert_int_equal(eng_live(c.engine, live, 1), 1);
+    eng_live(c.engine, live, 4);
+    const struct eng_live *ar = live[0].user == &a[0] ? &live[0] : &live[1];
+    const struct eng_live *ss = live[0].user == &a[0] ? &live[1] : &live[0];
+    assert_ptr_equal(ar->user, &a[0]);
+    assert_ptr_equal(ss->user, &a[1]);
+    assert_int_equal(ar->mode, ENG_MODE_AR);
+    assert_int_equal(ar->block_length, 0);
+    assert_int_equal(ss->mode, ENG_MODE_SELF_SPECULATION);
+    assert_int_equal(ss->block_length, 4);
+    assert_int_equal(ss->accepted_tokens, ss->drafted_tokens);
+    assert_true(ss->drafted_tokens > 0 && ss->completion_tokens > ar->completion_tokens);
+    // A pass takes 2 ms at least.
+    assert_true(ar->tokens_per_second > 0 && ar->tokens_per_second < 501);
+    assert_non_null(strstr(ar->reason, "asked for"));
+    client_close(&c);
+    for (int i = 0; i < 2; i++)
+        answer_free(&a[i]);
+}
+
 static void test_ten_thousand_wait_in_line(void **state)
 {
     (void)state;
@@ -571,6 +730,9 @@ int main(void)
         cmocka_unit_test(test_max_tokens_is_exact_around_the_block),
         cmocka_unit_test(test_the_context_ends_a_generation),
         cmocka_unit_test(test_cancels_at_any_time_lose_nothing),
+        cmocka_unit_test(test_sums_over_requests_equal_the_counters),
+        cmocka_unit_test(test_drafts_are_told_to_those_who_ask),
+        cmocka_unit_test(test_the_live_picture_shows_who_runs),
         cmocka_unit_test(test_ten_thousand_wait_in_line),
         cmocka_unit_test(test_a_full_queue_answers_at_once),
         cmocka_unit_test(test_a_lost_backend_ends_everyone),

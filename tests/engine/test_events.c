@@ -72,6 +72,66 @@ static void test_the_end_carries_statistics_and_the_reason(void **state)
     eng_event_builder_done(&b);
 }
 
+static void test_a_draft_tells_of_what_is_not_final(void **state)
+{
+    (void)state;
+    struct eng_params p = eng_params_default();
+    p.max_tokens = 12;
+    p.user = &p;
+    struct eng_request *r = request(p);
+    struct eng_seq *q = &r->seq;
+    // The prompt, the seed (position 1) and two more tokens are final; of the block at 1 .. 8, position 5 is masked.
+    q->mode = ENG_MODE_DIFFUSION;
+    q->n_tokens = 4;
+    q->block.start = 1;
+    q->block.rows = 8;
+    q->block.passes = 3;
+    q->block.masked = 1u << 4;
+    for (int32_t i = 0; i < 8; i++)
+        q->block.tokens[i] = 20 + i;
+    struct eng_event *ev = eng_event_draft(r);
+    assert_ptr_equal(ev->user, &p);
+    assert_ptr_equal(ev->request, r);
+    assert_int_equal(ev->finish, ENG_FINISH_NONE);
+    assert_int_equal(ev->n_tokens, 0);
+    assert_string_equal(ev->text, "");
+    assert_null(ev->stats);
+    const struct eng_draft *d = ev->draft;
+    assert_int_equal(d->mode, ENG_MODE_DIFFUSION);
+    assert_int_equal(d->from_token, 3);
+    assert_int_equal(d->pass, 3);
+    assert_int_equal(d->n, 5);
+    assert_int_equal(d->masked, 1u << 1);
+    static const int32_t want[] = {23, 0, 25, 26, 27};
+    assert_memory_equal(d->ids, want, sizeof want);
+    eng_event_free(ev);
+    // Cut by max_tokens; and a full block of 64 that is final but for nothing.
+    q->limit = 6;
+    ev = eng_event_draft(r);
+    assert_int_equal(ev->draft->n, 2);
+    assert_int_equal(ev->draft->masked, 1u << 1);
+    eng_event_free(ev);
+    q->limit = 100;
+    q->block.rows = 64;
+    q->n_tokens = 65;
+    ev = eng_event_draft(r);
+    assert_int_equal(ev->draft->n, 0);
+    assert_int_equal(ev->draft->masked, 0);
+    eng_event_free(ev);
+    // Self-speculation: the same block as a draft; what an old block left in `masked` means nothing.
+    q->mode = ENG_MODE_SELF_SPECULATION;
+    q->n_tokens = 2;
+    q->block.rows = 4;
+    q->block.masked = 6;
+    ev = eng_event_draft(r);
+    assert_int_equal(ev->draft->n, 3);
+    assert_int_equal(ev->draft->masked, 0);
+    assert_int_equal(ev->draft->pass, 1);
+    assert_int_equal(ev->draft->ids[0], 21);
+    eng_event_free(ev);
+    eng_request_free(r);
+}
+
 static int n_notified;
 
 static void notify(void *user)
@@ -117,6 +177,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_event_is_one_block_with_everything_in_it),
         cmocka_unit_test(test_the_end_carries_statistics_and_the_reason),
+        cmocka_unit_test(test_a_draft_tells_of_what_is_not_final),
         cmocka_unit_test(test_the_list_is_taken_whole_and_in_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
