@@ -78,6 +78,8 @@ void srv_api_chunk(struct srv_buf *out, const struct srv_stream *s);
 void srv_api_stream_end(struct srv_buf *out, const struct srv_stream *s);
 // Appends the ids of an event to c->ids when the client asked for them.
 void srv_api_gather_ids(struct srv_choice *c, const struct eng_event *ev);
+// One event `trimode.draft`: the positions of a block that are not final yet.
+void srv_api_draft(struct srv_stream *s, struct srv_choice *c, const struct eng_draft *draft);
 // A JSON list of ids.
 void srv_api_ids(struct srv_buf *out, const int32_t *ids, size_t n);
 // A log-probability as JSON; minus infinity becomes -9999.

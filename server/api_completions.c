@@ -249,7 +249,7 @@ static void on_end(struct srv_stream *s)
     srv_buf_append(out, "}", 1);
 }
 
-static const struct srv_stream_ops ops = {on_event, on_end, srv_gen_free};
+static const struct srv_stream_ops ops = {on_event, srv_api_draft, on_end, srv_gen_free};
 
 enum MHD_Result srv_api_completions(struct srv_exchange *x)
 {

@@ -35,6 +35,7 @@ static const struct known fields[] = {
     {"seed", BOTH, USED},
     {"stream", BOTH, USED},
     {"stream_options", BOTH, USED},
+    {"stream_draft", BOTH, USED},
     {"logprobs", BOTH, USED},
     {"top_logprobs", CHAT, USED},
     {"logit_bias", BOTH, USED},

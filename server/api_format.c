@@ -1,5 +1,6 @@
 // 8 STREAM: pieces of JSON that the answers of both completion endpoints share. No I/O.
 #include <math.h>
+#include <stdlib.h>
 
 #include "api_common.h"
 #include "server.h"
@@ -131,6 +132,54 @@ void srv_api_chunk_end(struct srv_buf *out, const struct srv_stream *s, const st
         srv_api_trimode(out, s, c);
     }
     srv_buf_append(out, "}", 1);
+    srv_sse_close(out);
+}
+
+static bool is_masked(const struct eng_draft *d, int32_t i)
+{
+    return d->masked >> i & 1;
+}
+
+// Runs of masked positions and of tokens take turns. A character that begins in one run and ends in another shows as
+// U+FFFD until it is final.
+static void draft_pieces(struct srv_buf *out, struct srv_buf *text, const struct srv_gen *g, const struct eng_draft *d)
+{
+    for (int32_t i = 0, end; i < d->n; i = end) {
+        for (end = i + 1; end < d->n && is_masked(d, end) == is_masked(d, i);)
+            end++;
+        srv_buf_puts(out, i ? "," : "");
+        if (is_masked(d, i)) {
+            srv_buf_printf(out, "{\"masked\":%d}", (int)(end - i));
+            for (int32_t k = i; k < end; k++)
+                srv_buf_puts(text, "\xe2\x96\x91"); // U+2591, a light shade
+            continue;
+        }
+        char *piece = NULL;
+        size_t len = 0;
+        if (eng_decode(g->server->engine, d->ids + i, (size_t)(end - i), g->params.skip_special, &piece, &len))
+            len = 0;
+        srv_buf_puts(out, "{\"text\":");
+        srv_buf_json(out, piece ? piece : "", len);
+        srv_buf_append(out, "}", 1);
+        srv_buf_append(text, piece ? piece : "", len);
+        free(piece);
+    }
+}
+
+void srv_api_draft(struct srv_stream *s, struct srv_choice *c, const struct eng_draft *d)
+{
+    const struct srv_gen *g = s->data;
+    struct srv_buf *out = &s->outbox, text = {0};
+    // An empty list of choices, so that a client which reads every event as a chunk finds what it expects.
+    srv_sse_chunk(out, g->id, "trimode.draft", g->created, s->server->model_name);
+    srv_buf_printf(out, "],\"index\":%d,\"mode\":\"%s\",\"pass\":%d,\"from_token\":%d,\"n_tokens\":%d,\"pieces\":[",
+                   c->index, eng_mode_name(d->mode), (int)d->pass, (int)d->from_token, (int)d->n);
+    draft_pieces(out, &text, g, d);
+    srv_buf_puts(out, "],\"text\":");
+    srv_buf_json(out, text.data ? text.data : "", text.len);
+    srv_buf_append(out, "}", 1);
+    out->failed |= text.failed;
+    srv_buf_free(&text);
     srv_sse_close(out);
 }
 

@@ -184,8 +184,12 @@ static int parse_stream(struct srv_gen *g, struct srv_error *e)
 {
     const cJSON *b = g->body;
     if (srv_json_bool(b, "", "stream", &g->stream, e) < 0 ||
+        srv_json_bool(b, "", "stream_draft", &g->params.stream_draft, e) < 0 ||
         srv_json_bool(b, "", "return_token_ids", &g->return_ids, e) < 0)
         return -1;
+    if (g->params.stream_draft && !g->stream)
+        return srv_error_set(e, "invalid_value", "stream_draft",
+                             "The 'stream_draft' parameter is only allowed when 'stream' is enabled.");
     const cJSON *options = srv_json_get(b, "stream_options");
     if (!options)
         return 0;

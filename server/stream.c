@@ -307,9 +307,23 @@ static void fail_choice(struct srv_stream *s, const struct eng_event *ev)
     srv_stream_fail(s, &e);
 }
 
+// A picture that is worth nothing later: a reader who is behind goes without, rather than be cut for it.
+static void take_draft(struct srv_choice *c, const struct eng_draft *draft)
+{
+    struct srv_stream *s = c->stream;
+    if (s->failed || s->gone || s->outbox.len - s->sent > s->server->max_outbox / 4)
+        return;
+    s->ops->draft(s, c, draft);
+    wake(s);
+}
+
 static void take_event(struct srv_choice *c, const struct eng_event *ev)
 {
     struct srv_stream *s = c->stream;
+    if (ev->draft) {
+        take_draft(c, ev->draft);
+        return;
+    }
     if (ev->n_tokens > 0) {
         int64_t now = (int64_t)uv_hrtime();
         if (c->last_ns)

@@ -39,6 +39,8 @@ struct srv_choice {
 struct srv_stream_ops {
     // One event of one choice: append to the outbox (streams) or to the choice. Not called after a failure.
     void (*event)(struct srv_stream *s, struct srv_choice *c, const struct eng_event *ev);
+    // What a choice's block holds for now, for a stream that asked for it. May be left out.
+    void (*draft)(struct srv_stream *s, struct srv_choice *c, const struct eng_draft *draft);
     // Every choice ended well: append the closing events, or the whole body.
     void (*end)(struct srv_stream *s);
     void (*free_data)(void *data);

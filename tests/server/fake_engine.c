@@ -30,6 +30,8 @@ struct owned_event { // an event and what it points to
     float top_logprobs[32];
     struct eng_request_stats stats;
     char error[128];
+    struct eng_draft draft;
+    int32_t ids[64];
 };
 
 struct eng_engine {
@@ -178,6 +180,30 @@ void fake_say(int i, const char *text)
     pthread_mutex_lock(&lock);
     if (submitted[i] && !submitted[i]->finished)
         push(submitted[i], text, ENG_FINISH_NONE, NULL);
+    notify();
+    pthread_mutex_unlock(&lock);
+}
+
+void fake_draft(int i, const char *tokens)
+{
+    pthread_mutex_lock(&lock);
+    struct eng_request *r = submitted[i];
+    if (r && !r->finished) {
+        struct owned_event *o = calloc(1, sizeof *o);
+        assert(o && strlen(tokens) <= 64);
+        o->draft = (struct eng_draft){ENG_MODE_DIFFUSION, r->said, 2, (int32_t)strlen(tokens), 0, o->ids};
+        for (int32_t k = 0; k < o->draft.n; k++) {
+            o->ids[k] = (unsigned char)tokens[k];
+            o->draft.masked |= (uint64_t)(tokens[k] == '_') << k;
+        }
+        o->event.user = r->params.user;
+        o->event.request = r;
+        o->event.text = o->text;
+        o->event.stop_id = -1;
+        o->event.draft = &o->draft;
+        *the_engine->tail = &o->event;
+        the_engine->tail = &o->event.next;
+    }
     notify();
     pthread_mutex_unlock(&lock);
 }

@@ -36,4 +36,6 @@ int fake_live(void); // requests whose finish event was not taken and freed
 
 // One event of request i.
 void fake_say(int i, const char *text);
+// A draft of request i after what it said: bytes are tokens, '_' is a masked position.
+void fake_draft(int i, const char *tokens);
 void fake_finish(int i, enum eng_finish finish, const char *error);

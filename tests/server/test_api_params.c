@@ -65,6 +65,22 @@ static void refuse(bool chat, const char *fields, const char *param, const char 
         fail_msg("%s: %s", fields, e.message);
 }
 
+static void test_drafts_are_for_streams(void **state)
+{
+    (void)state;
+    for (int chat = 0; chat < 2; chat++) {
+        take(chat, "\"stream\":true");
+        assert_false(g->params.stream_draft);
+        take(chat, "\"stream\":true,\"stream_draft\":true");
+        assert_true(g->params.stream_draft);
+        take(chat, "\"stream_draft\":false");
+        assert_false(g->params.stream_draft);
+        refuse(chat, "\"stream_draft\":true", "stream_draft", "'stream'");
+        refuse(chat, "\"stream\":false,\"stream_draft\":true", "stream_draft", "'stream'");
+        refuse(chat, "\"stream\":true,\"stream_draft\":1", "stream_draft", "boolean");
+    }
+}
+
 static void test_null_is_as_good_as_absent(void **state)
 {
     (void)state;
@@ -250,6 +266,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
+        T(test_drafts_are_for_streams),
         T(test_null_is_as_good_as_absent),
         T(test_ends_of_ranges),
         T(test_tiny_numbers_stay_positive),

@@ -104,6 +104,89 @@ static void test_leaving_cancels_every_choice(void **state)
     wait_all_freed();
 }
 
+static void test_drafts_go_between_the_chunks_and_change_nothing(void **state)
+{
+    (void)state;
+    int fd = client_connect();
+    client_post(fd, TEXT, "",
+                "{\"prompt\":\"a\",\"max_tokens\":400,\"stream\":true,\"stream_draft\":true,"
+                "\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}}");
+    assert_true(fake_wait_submitted(1, 2000));
+    assert_true(fake_params(0).stream_draft);
+    fake_say(0, "Hi");
+    fake_draft(0, "_ab__\"c");
+    fake_say(0, " there");
+    fake_draft(0, "");
+    fake_finish(0, ENG_FINISH_STOP, NULL);
+    struct reply r = client_reply(fd);
+    close(fd);
+    static const char *const objects[] = {"text_completion", "trimode.draft", "text_completion", "trimode.draft",
+                                          "text_completion"};
+    for (int i = 0; i < 5; i++) {
+        cJSON *j = event_at(&r, i);
+        assert_string_equal(text_at(j, "object"), objects[i]);
+        if (i % 2) {
+            assert_int_equal(cJSON_GetArraySize(at(j, "choices")), 0);
+            assert_null(at(j, "usage"));
+            assert_null(at(j, "trimode"));
+            assert_string_equal(text_at(j, "mode"), "diffusion");
+            assert_int_equal(number_at(j, "index"), 0);
+            assert_int_equal(number_at(j, "pass"), 2);
+        }
+        cJSON_Delete(j);
+    }
+    cJSON *j = event_at(&r, 1);
+    assert_int_equal(number_at(j, "from_token"), 2);
+    assert_int_equal(number_at(j, "n_tokens"), 7);
+    assert_string_equal(text_at(j, "text"), "\xe2\x96\x91"
+                                            "ab\xe2\x96\x91\xe2\x96\x91\"c");
+    assert_int_equal(number_at(j, "pieces.0.masked"), 1);
+    assert_string_equal(text_at(j, "pieces.1.text"), "ab");
+    assert_int_equal(number_at(j, "pieces.2.masked"), 2);
+    assert_string_equal(text_at(j, "pieces.3.text"), "\"c");
+    assert_null(at(j, "pieces.4"));
+    cJSON_Delete(j);
+    j = event_at(&r, 3);
+    assert_string_equal(text_at(j, "text"), "");
+    assert_int_equal(number_at(j, "from_token"), 8);
+    cJSON_Delete(j);
+    j = event_at(&r, 5);
+    assert_int_equal(number_at(j, "usage.completion_tokens"), 8);
+    cJSON_Delete(j);
+    assert_int_equal(event_count(&r), 7);
+    reply_free(&r);
+    wait_all_freed();
+}
+
+static void test_a_reader_who_is_behind_goes_without_drafts(void **state)
+{
+    (void)state;
+    int fd = client_connect(), small = 2048;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    client_post(fd, TEXT, "", "{\"prompt\":\"a\",\"max_tokens\":400,\"stream\":true,\"stream_draft\":true}");
+    assert_true(fake_wait_submitted(1, 2000));
+    for (int i = 0; i < 40000 && !fake_cancelled(0); i++)
+        fake_draft(0, "abcdefgh_");
+    usleep(200000);
+    assert_false(fake_cancelled(0));
+    assert_true(server->metrics.slow_readers == 0);
+    fake_say(0, "the text");
+    fake_finish(0, ENG_FINISH_STOP, NULL);
+    // Megabytes of drafts come first; the text must be among the last bytes.
+    char last[2048] = "";
+    size_t kept = 0;
+    for (ssize_t n; !strstr(last, "[DONE]") && (n = recv(fd, last + kept, sizeof last / 2 - 1, 0)) > 0;) {
+        size_t len = kept + (size_t)n, drop = len > sizeof last / 2 ? len - sizeof last / 2 : 0;
+        memmove(last, last + drop, len - drop);
+        kept = len - drop;
+        last[kept] = 0;
+    }
+    close(fd);
+    assert_non_null(strstr(last, "the text"));
+    assert_non_null(strstr(last, "[DONE]"));
+    wait_all_freed();
+}
+
 static void test_a_silent_stream_gets_pings_and_its_head(void **state)
 {
     (void)state;
@@ -245,6 +328,8 @@ int main(void)
         T(test_leaving_a_silent_stream_cancels_at_once),
         T(test_a_reset_cancels_at_once),
         T(test_leaving_cancels_every_choice),
+        T(test_drafts_go_between_the_chunks_and_change_nothing),
+        T(test_a_reader_who_is_behind_goes_without_drafts),
         T(test_a_silent_stream_gets_pings_and_its_head),
         T(test_a_client_that_reads_nothing_is_cut),
         T(test_many_streams_all_end),
