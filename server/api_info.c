@@ -244,8 +244,58 @@ enum MHD_Result srv_api_version(struct srv_exchange *x)
 
 // ---- status ---------------------------------------------------------------------------------------------------------
 
+// The engine's picture of the requests that run; freed by the caller, *ret_n 0 without memory.
+static struct eng_live *live_of(const struct srv_server *s, int32_t *ret_n)
+{
+    int32_t max = (int32_t)s->config->max_sequences;
+    struct eng_live *live = s->engine ? calloc((size_t)max, sizeof *live) : NULL;
+    *ret_n = live ? eng_live(s->engine, live, max) : 0;
+    return live;
+}
+
+static void put_live(struct srv_buf *out, const struct srv_choice *c, const struct eng_live *l)
+{
+    srv_buf_printf(out, "{\"index\":%d,\"mode\":\"%s\",\"reason\":", c->index, eng_mode_name(l->mode));
+    srv_buf_jsonz(out, l->reason);
+    srv_buf_puts(out, ",\"block_length\":");
+    if (l->block_length)
+        srv_buf_printf(out, "%d", (int)l->block_length);
+    else
+        srv_buf_puts(out, "null");
+    srv_buf_printf(out, ",\"computed_tokens\":%d,\"tokens\":%d,\"forward_passes\":%d,\"acceptance\":",
+                   (int)l->computed_tokens, (int)l->completion_tokens, (int)l->forward_passes);
+    if (l->drafted_tokens)
+        srv_buf_printf(out, "%.4g", (double)l->accepted_tokens / l->drafted_tokens);
+    else
+        srv_buf_puts(out, "null");
+    srv_buf_puts(out, ",\"tokens_per_second\":");
+    if (l->tokens_per_second > 0)
+        srv_buf_printf(out, "%.4g}", l->tokens_per_second);
+    else
+        srv_buf_puts(out, "null}");
+}
+
+// The choices of a stream that are being decoded; the others wait or have ended.
+static void put_decoding(struct srv_buf *out, const struct srv_stream *t, const struct eng_live *live, int32_t n_live)
+{
+    bool first = true;
+    srv_buf_puts(out, ",\"decoding\":[");
+    for (int32_t i = 0; i < n_live; i++) {
+        const struct srv_choice *c = live[i].user;
+        // Its stream is found by address, among those that exist, before anything of it is read.
+        if (c < t->choices || c >= t->choices + t->n_choices)
+            continue;
+        srv_buf_puts(out, first ? "" : ",");
+        put_live(out, c, &live[i]);
+        first = false;
+    }
+    srv_buf_append(out, "]", 1);
+}
+
 static void put_streams(struct srv_buf *out, const struct srv_server *s)
 {
+    int32_t n_live;
+    struct eng_live *live = live_of(s, &n_live);
     int64_t now = (int64_t)uv_hrtime();
     bool first = true;
     srv_buf_append(out, "[", 1);
@@ -260,12 +310,15 @@ static void put_streams(struct srv_buf *out, const struct srv_server *s)
         srv_buf_jsonz(out, t->x->request_id);
         srv_buf_printf(out,
                        ",\"endpoint\":\"%s\",\"mode\":\"%s\",\"stream\":%s,\"choices\":%d,\"prompt_tokens\":%zu,"
-                       "\"tokens\":%lld,\"age_ms\":%lld}",
+                       "\"tokens\":%lld,\"age_ms\":%lld",
                        g->chat ? "chat" : "completions", eng_mode_name(g->params.mode), t->sse ? "true" : "false",
                        t->n_choices, g->prompts[0].n, (long long)tokens, (long long)(now - t->start_ns) / 1000000);
+        put_decoding(out, t, live, n_live);
+        srv_buf_append(out, "}", 1);
         first = false;
     }
     srv_buf_append(out, "]", 1);
+    free(live);
 }
 
 static void put_memory(struct srv_buf *out, const struct eng_memory *m)

@@ -1,6 +1,8 @@
 """Paths and headers around the completions: probes, models, tokens, request ids, CORS, pipelining."""
+import time
+
 import client
-from case import CHAT, Case
+from case import CHAT, SLOW, Case
 from server import Server
 
 
@@ -13,6 +15,34 @@ class Http(Case):
                 self.assertTrue(answer.headers.get("x-request-id"))
         self.assertIn("version", self.get("/version").json)
         self.assertIsInstance(self.get("/status").json, dict)
+
+    def test_status_is_a_live_picture(self):
+        bodies = [self.long_body(mode="ar"), self.long_body(mode="self_speculation", block_length=8)]
+        streams = [client.Stream(self.port, "/v1/chat/completions", {**b, "stream": True}) for b in bodies]
+        try:
+            end, seen = time.monotonic() + 10 * SLOW, {}
+            while time.monotonic() < end and not {"ar", "self_speculation"} <= seen.keys():
+                for r in self.get("/status").json["requests"]:
+                    for d in r["decoding"]:
+                        if d["tokens"] > 20:
+                            self.assertEqual(d["mode"], r["mode"])
+                            seen[d["mode"]] = d
+            self.assertEqual(set(seen), {"ar", "self_speculation"})
+            ar, spec = seen["ar"], seen["self_speculation"]
+            self.assertEqual((ar["block_length"], ar["acceptance"], spec["block_length"]), (None, None, 8))
+            self.assertTrue(0 <= spec["acceptance"] <= 1)
+            for d in (ar, spec):
+                self.assertGreater(d["tokens_per_second"], 0)
+                self.assertGreater(d["computed_tokens"], d["tokens"])
+                self.assertTrue(d["reason"])
+        finally:
+            for s in streams:
+                s.close()
+        self.server.wait_idle(1.5)
+        end = time.monotonic() + SLOW
+        while self.get("/status").json["requests"] and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertEqual(self.get("/status").json["requests"], [])
 
     def test_request_id_of_the_client_comes_back(self):
         self.assertEqual(self.get("/health", **{"x-request-id": "abc-123"}).headers["x-request-id"], "abc-123")

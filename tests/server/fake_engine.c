@@ -526,6 +526,28 @@ const char *eng_failure(const struct eng_engine *e)
     return fake.failure;
 }
 
+int32_t eng_live(const struct eng_engine *e, struct eng_live *ret, int32_t max)
+{
+    (void)e;
+    int32_t n = 0;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < n_submitted && n < max; i++)
+        if (submitted[i] && !submitted[i]->finished && submitted[i]->said)
+            ret[n++] = (struct eng_live){.user = submitted[i]->params.user,
+                                         .mode = ENG_MODE_SELF_SPECULATION,
+                                         .block_length = 16,
+                                         .prompt_tokens = (int32_t)submitted[i]->n_prompt,
+                                         .computed_tokens = 9,
+                                         .completion_tokens = submitted[i]->said,
+                                         .forward_passes = 4,
+                                         .drafted_tokens = 8,
+                                         .accepted_tokens = 6,
+                                         .tokens_per_second = 123.4,
+                                         .reason = "scripted"};
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
 void eng_stats(const struct eng_engine *e, struct eng_stats *ret)
 {
     static const double bounds[] = {1, 2, 4};

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -128,6 +129,39 @@ static void test_version_and_status(void **state)
     close(fd);
 }
 
+static void test_status_shows_how_each_request_is_decoded(void **state)
+{
+    (void)state;
+    fake.hold = true;
+    int fd = client_connect();
+    client_post(fd, "/v1/completions", "X-Request-Id: two\r\n", "{\"prompt\":\"abc\",\"n\":2,\"stream\":true}");
+    assert_true(fake_wait_submitted(2, 2000));
+    cJSON *j = get_json("/status", 200);
+    assert_int_equal(cJSON_GetArraySize(at(j, "requests.0.decoding")), 0); // both wait
+    cJSON_Delete(j);
+    fake_say(1, "hello");
+    free(client_read_until(fd, "hello", 2000));
+    j = get_json("/status", 200);
+    assert_int_equal(cJSON_GetArraySize(at(j, "requests.0.decoding")), 1);
+    assert_string_equal(text_at(j, "requests.0.mode"), "auto");
+    assert_int_equal(number_at(j, "requests.0.decoding.0.index"), 1);
+    assert_string_equal(text_at(j, "requests.0.decoding.0.mode"), "self_speculation");
+    assert_string_equal(text_at(j, "requests.0.decoding.0.reason"), "scripted");
+    assert_int_equal(number_at(j, "requests.0.decoding.0.block_length"), 16);
+    assert_int_equal(number_at(j, "requests.0.decoding.0.tokens"), 5);
+    assert_int_equal(number_at(j, "requests.0.decoding.0.computed_tokens"), 9);
+    assert_true(number_at(j, "requests.0.decoding.0.acceptance") == 0.75);
+    assert_true(number_at(j, "requests.0.decoding.0.tokens_per_second") == 123.4);
+    cJSON_Delete(j);
+    fake_finish(0, ENG_FINISH_STOP, NULL);
+    fake_finish(1, ENG_FINISH_STOP, NULL);
+    free(client_read_until(fd, "[DONE]", 2000));
+    close(fd);
+    j = get_json("/status", 200);
+    assert_int_equal(cJSON_GetArraySize(at(j, "requests")), 0);
+    cJSON_Delete(j);
+}
+
 static void test_before_the_model_is_loaded(void **state)
 {
     (void)state;
@@ -166,8 +200,13 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_models), T(test_tokenize_and_back),  T(test_tokenize_checks_messages_as_chat_does),
-        T(test_probes), T(test_version_and_status), cmocka_unit_test(test_before_the_model_is_loaded),
+        T(test_models),
+        T(test_tokenize_and_back),
+        T(test_tokenize_checks_messages_as_chat_does),
+        T(test_probes),
+        T(test_version_and_status),
+        T(test_status_shows_how_each_request_is_decoded),
+        cmocka_unit_test(test_before_the_model_is_loaded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
