@@ -56,8 +56,8 @@ static bool set_number(const struct srv_option *o, void *at, const char *value)
 static bool set_word(const struct srv_option *o, void *at, const char *value)
 {
     static const char *const words[] = {
-        "auto", "cpu",  "cuda",  "f32",  "bf16", "fp8",  "q4", "ar", "diffusion", "self_speculation",
-        "text", "json", "debug", "info", "warn", "error"};
+        "auto",   "cpu",  "cuda", "f32",  "bf16", "fp8",   "q4",   "ar",   "diffusion", "self_speculation",
+        "native", "vllm", "both", "text", "json", "debug", "info", "warn", "error"};
     size_t n = strlen(value);
     for (const char *p = o->words; n; p++) {
         size_t len = strcspn(p, "|");
@@ -181,6 +181,7 @@ int srv_config_default(struct srv_config *c)
         .kv_type = "auto",
         .tensor_parallel = 1,
         .mode = "auto",
+        .metrics_names = "native",
         .log_format = "text",
         .log_level = "info",
         .port = 8000,

@@ -17,9 +17,9 @@ struct srv_config {
     char *config; // the file that was read, or NULL
     char *model, *served_model_name, *host, *adapter, *cuda_module, *api_key_file, *metrics_key_file, *cors_origin,
         *system;
-    char *rows, *context, *kind;                                             // comma lists of bench forward
-    char *url, *clients, *dataset;                                           // of bench serve
-    const char *backend, *weights, *kv_type, *mode, *log_format, *log_level; // one of the allowed words
+    char *rows, *context, *kind;   // comma lists of bench forward
+    char *url, *clients, *dataset; // of bench serve
+    const char *backend, *weights, *kv_type, *mode, *metrics_names, *log_format, *log_level; // one of the allowed words
     int64_t port, threads, max_context, kv_memory, page_size, max_sequences, max_step_rows, max_queue, max_body;
     int64_t auto_modes; // bits of enum eng_mode
     int64_t block_length, cpu_mask, device, tensor_parallel, max_tokens, top_k, seed, runs, requests, prompt_tokens,

@@ -61,6 +61,8 @@ const struct srv_option srv_options[] = {
      "accepted keys, one a line; off when empty. A load uses the first"},
     {"metrics_key_file", SRV_TEXT, AT(metrics_key_file), SRV_SERVE, 0, 4096, false, NULL,
      "keys for /metrics and /status, one a line; off when empty"},
+    {"metrics_names", SRV_WORD, AT(metrics_names), SRV_SERVE, 0, 0, false, "native|vllm|both",
+     "names of the series in /metrics: trimode_..., vLLM's, or both"},
     {"cors_origin", SRV_TEXT, AT(cors_origin), SRV_SERVE, 0, 1024, false, NULL,
      "Access-Control-Allow-Origin; off when empty"},
     {"log_format", SRV_WORD, AT(log_format), SRV_SERVE, 0, 0, false, "text|json", "form of log lines"},

@@ -1,5 +1,6 @@
-// Prometheus text (exposition 0.0.4), native names. Rendered from memory on the loop thread, never waiting for the
-// engine: routers scrape every 50 ms. Labels come from fixed lists, so that no client can grow the page.
+// Prometheus text (exposition 0.0.4); here the native names, in metrics_vllm.c the others. Rendered from memory on the
+// loop thread, never waiting for the engine: routers scrape every 50 ms. Labels come from fixed lists, so that no
+// client can grow the page.
 #include "metrics.h"
 
 #include <stdio.h>
@@ -36,6 +37,7 @@ void srv_metrics_init(struct srv_metrics *m)
         m->tokens_per_forward[mode].bounds = rate_bounds;
         m->tokens_per_forward[mode].n_bounds = COUNT(rate_bounds);
     }
+    srv_vllm_init(&m->vllm, &m->request[0], &m->inter_token[0]);
 }
 
 void srv_hist_add(struct srv_hist *h, double value, uint64_t times)
@@ -71,14 +73,15 @@ void srv_metrics_finished(struct srv_metrics *m, enum srv_metrics_endpoint endpo
     m->inter_token[mode].sum += gaps->sum;
     m->inter_token[mode].count += gaps->count;
     m->requests[endpoint][mode][finish]++;
-    if (stats->completion_tokens > 0) {
-        m->decisions[stats->n_spans > 0 ? stats->spans[0].mode : mode][decision]++;
+    if (stats->n_spans > 0) // one that ended in the queue was never decided
+        m->decisions[stats->spans[0].mode][decision]++;
+    if (stats->completion_tokens > 0)
         srv_hist_add(&m->first_token[mode], stats->first_token_ms * 1e-3, 1);
-    }
     srv_hist_add(&m->queue[mode], stats->queue_ms * 1e-3, 1);
     srv_hist_add(&m->request[mode], stats->total_ms * 1e-3, 1);
     if (stats->forward_passes > 0)
         srv_hist_add(&m->tokens_per_forward[mode], (double)stats->completion_tokens / stats->forward_passes, 1);
+    srv_vllm_finished(&m->vllm, stats);
 }
 
 // ---- rendering ------------------------------------------------------------------------------------------------------
@@ -94,7 +97,7 @@ static void count_family(struct srv_buf *out, const char *name, const char *help
     srv_buf_printf(out, "trimode_%s %llu\n", name, (unsigned long long)value);
 }
 
-// label: "mode=\"ar\"" or "".
+// name in full; label: "mode=\"ar\"" or "".
 static void hist_rows(struct srv_buf *out, const char *name, const char *label, const double *bounds, int n_bounds,
                       const uint64_t *counts, double sum, uint64_t count)
 {
@@ -102,23 +105,31 @@ static void hist_rows(struct srv_buf *out, const char *name, const char *label, 
     const char *comma = *label ? "," : "";
     for (int i = 0; i < n_bounds; i++) {
         total += counts[i];
-        srv_buf_printf(out, "trimode_%s_bucket{%s%sle=\"%g\"} %llu\n", name, label, comma, bounds[i],
+        srv_buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %llu\n", name, label, comma, bounds[i],
                        (unsigned long long)total);
     }
     const char *open = *label ? "{" : "", *close = *label ? "}" : "";
-    srv_buf_printf(out, "trimode_%s_bucket{%s%sle=\"+Inf\"} %llu\n", name, label, comma, (unsigned long long)count);
-    srv_buf_printf(out, "trimode_%s_sum%s%s%s %.9g\n", name, open, label, close, sum);
-    srv_buf_printf(out, "trimode_%s_count%s%s%s %llu\n", name, open, label, close, (unsigned long long)count);
+    srv_buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", name, label, comma, (unsigned long long)count);
+    srv_buf_printf(out, "%s_sum%s%s%s %.9g\n", name, open, label, close, sum);
+    srv_buf_printf(out, "%s_count%s%s%s %llu\n", name, open, label, close, (unsigned long long)count);
 }
 
+void srv_metrics_hist(struct srv_buf *out, const char *name, const char *label, const struct srv_hist *h)
+{
+    hist_rows(out, name, label, h->bounds, h->n_bounds, h->counts, h->sum, h->count);
+}
+
+// "auto": requests that ended before a mode was chosen for them; shown once there are some.
 static void hist_by_mode(struct srv_buf *out, const char *name, const char *help, const struct srv_hist *hists)
 {
     family(out, name, "histogram", help);
-    for (int mode = ENG_MODE_AR; mode < ENG_N_MODES; mode++) {
-        char label[64];
+    char full[96], label[64];
+    snprintf(full, sizeof full, "trimode_%s", name);
+    for (int mode = ENG_MODE_AUTO; mode < ENG_N_MODES; mode++) {
+        if (mode == ENG_MODE_AUTO && !hists[mode].count)
+            continue;
         snprintf(label, sizeof label, "mode=\"%s\"", eng_mode_name(mode));
-        const struct srv_hist *h = &hists[mode];
-        hist_rows(out, name, label, h->bounds, h->n_bounds, h->counts, h->sum, h->count);
+        srv_metrics_hist(out, full, label, &hists[mode]);
     }
 }
 
@@ -127,11 +138,12 @@ static void engine_hist(struct srv_buf *out, const char *name, const char *help,
     if (!h->bounds)
         return;
     family(out, name, "histogram", help);
-    hist_rows(out, name, "", h->bounds, h->n_bounds, h->counts, h->sum, h->count);
+    char full[96];
+    snprintf(full, sizeof full, "trimode_%s", name);
+    hist_rows(out, full, "", h->bounds, h->n_bounds, h->counts, h->sum, h->count);
 }
 
-// Label values are escaped as JSON escapes them, which covers what the format asks for.
-static void label_text(struct srv_buf *out, const char *name, const char *value)
+void srv_metrics_label(struct srv_buf *out, const char *name, const char *value)
 {
     srv_buf_printf(out, "%s=", name);
     srv_buf_jsonz(out, value);
@@ -179,7 +191,7 @@ static void render_engine(const struct srv_server *s, struct srv_buf *out)
         srv_buf_printf(out, "trimode_requests_running{mode=\"%s\"} %d\n", eng_mode_name(mode), (int)st.running[mode]);
     family(out, "requests_waiting", "gauge", "Requests in the queue.");
     srv_buf_printf(out, "trimode_requests_waiting %d\n", (int)st.waiting);
-    count_family(out, "prompt_tokens_total", "Prompt tokens of admitted requests.", st.prompt_tokens);
+    count_family(out, "prompt_tokens_total", "Prompt tokens of requests whose prompt was computed.", st.prompt_tokens);
     family(out, "generated_tokens_total", "counter", "Tokens generated, by mode.");
     for (int mode = 1; mode < ENG_N_MODES; mode++)
         srv_buf_printf(out, "trimode_generated_tokens_total{mode=\"%s\"} %llu\n", eng_mode_name(mode),
@@ -204,6 +216,8 @@ static void render_engine(const struct srv_server *s, struct srv_buf *out)
             if (from != to)
                 srv_buf_printf(out, "trimode_mode_switches_total{from=\"%s\",to=\"%s\"} %llu\n", eng_mode_name(from),
                                eng_mode_name(to), (unsigned long long)st.switches[from][to]);
+    count_family(out, "preemptions_total", "Running requests whose pages went to older ones and were computed again.",
+                 st.preemptions);
     family(out, "kv_pages", "gauge", "Pages of keys and values.");
     srv_buf_printf(out, "trimode_kv_pages{state=\"used\"} %d\ntrimode_kv_pages{state=\"free\"} %d\n",
                    (int)st.pages_used, (int)(st.pages_total - st.pages_used));
@@ -219,7 +233,7 @@ static void render_engine(const struct srv_server *s, struct srv_buf *out)
     family(out, "memory_bytes", "gauge", "Memory of the backend by what it is for.");
     for (int32_t i = 0; i < s->info->memory.n_categories; i++) {
         srv_buf_puts(out, "trimode_memory_bytes{");
-        label_text(out, "category", s->info->memory.categories[i].name);
+        srv_metrics_label(out, "category", s->info->memory.categories[i].name);
         srv_buf_printf(out, "} %lld\n", (long long)s->info->memory.categories[i].bytes);
     }
 }
@@ -256,22 +270,30 @@ static void render_process(const struct srv_server *s, struct srv_buf *out)
                    (long long)s->started);
 }
 
-void srv_metrics_render(const struct srv_server *s, struct srv_buf *out)
+static void render_native(const struct srv_server *s, struct srv_buf *out)
 {
     family(out, "build_info", "gauge", "Constant 1; what is running.");
     srv_buf_puts(out, "trimode_build_info{");
-    label_text(out, "version", TRIMODE_VERSION);
+    srv_metrics_label(out, "version", TRIMODE_VERSION);
     srv_buf_puts(out, ",");
-    label_text(out, "model", s->model_name);
+    srv_metrics_label(out, "model", s->model_name);
     srv_buf_puts(out, ",");
-    label_text(out, "backend", s->info ? s->info->backend : "");
+    srv_metrics_label(out, "backend", s->info ? s->info->backend : "");
     srv_buf_puts(out, ",");
-    label_text(out, "weights", s->info ? s->info->weights_type : "");
+    srv_metrics_label(out, "weights", s->info ? s->info->weights_type : "");
     srv_buf_puts(out, "} 1\n");
     family(out, "ready", "gauge", "1 while requests are accepted.");
     srv_buf_printf(out, "trimode_ready %d\n", s->state == SRV_READY);
     if (s->engine)
         render_engine(s, out);
     render_requests(&s->metrics, out);
+}
+
+void srv_metrics_render(const struct srv_server *s, struct srv_buf *out)
+{
+    if (strcmp(s->config->metrics_names, "vllm"))
+        render_native(s, out);
+    if (strcmp(s->config->metrics_names, "native"))
+        srv_vllm_render(s, out);
     render_process(s, out);
 }

@@ -26,6 +26,10 @@ struct srv_hist { // counts are not cumulative; the last bucket is +Inf
     uint64_t count;
 };
 
+struct srv_vllm { // what only vLLM's names need, of requests that gave a token
+    struct srv_hist prompt_tokens, generation_tokens, per_token, inference, prefill, decode;
+};
+
 struct srv_metrics { // loop thread only
     uint64_t answers[SRV_METRICS_ROUTES + 1][SRV_METRICS_CODES - 100];
     uint64_t requests[SRV_N_ENDPOINTS][ENG_N_MODES][SRV_METRICS_FINISHES];
@@ -33,6 +37,7 @@ struct srv_metrics { // loop thread only
     struct srv_hist first_token[ENG_N_MODES], inter_token[ENG_N_MODES], queue[ENG_N_MODES], request[ENG_N_MODES];
     struct srv_hist tokens_per_forward[ENG_N_MODES];
     uint64_t disconnects, slow_readers;
+    struct srv_vllm vllm;
 };
 
 void srv_metrics_init(struct srv_metrics *m);
@@ -46,5 +51,14 @@ void srv_metrics_gap(struct srv_hist *h, double gap, int n);
 void srv_metrics_finished(struct srv_metrics *m, enum srv_metrics_endpoint endpoint, enum srv_metrics_reason decision,
                           enum eng_finish finish, const struct eng_request_stats *stats, const struct srv_hist *gaps);
 
-// The whole page, from memory.
+// The whole page under the names that the configuration wants, from memory.
 void srv_metrics_render(const struct srv_server *s, struct srv_buf *out);
+// The rows of one histogram. name in full; label: `mode="ar"`, or "".
+void srv_metrics_hist(struct srv_buf *out, const char *name, const char *label, const struct srv_hist *h);
+// `name="value"`, escaped as JSON escapes, which covers what the format asks for.
+void srv_metrics_label(struct srv_buf *out, const char *name, const char *value);
+
+// metrics_vllm.c. latency, gap: empty histograms with the bounds of long and of short times.
+void srv_vllm_init(struct srv_vllm *v, const struct srv_hist *latency, const struct srv_hist *gap);
+void srv_vllm_finished(struct srv_vllm *v, const struct eng_request_stats *stats);
+void srv_vllm_render(const struct srv_server *s, struct srv_buf *out);

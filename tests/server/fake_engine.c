@@ -552,8 +552,17 @@ void eng_stats(const struct eng_engine *e, struct eng_stats *ret)
 {
     static const double bounds[] = {1, 2, 4};
     (void)e;
-    *ret = (struct eng_stats){.pages_total = 32, .pages_used = 8, .prompt_tokens = 7};
+    *ret = (struct eng_stats){.pages_total = 32,
+                              .pages_used = 8,
+                              .prompt_tokens = 7,
+                              .waiting = 2,
+                              .preemptions = 3,
+                              .drafted_tokens = 12,
+                              .accepted_tokens = 9};
     ret->running[ENG_MODE_AR] = 1;
+    ret->generated_tokens[ENG_MODE_AR] = 10;
+    ret->generated_tokens[ENG_MODE_DIFFUSION] = 20;
+    ret->passes[ENG_PASS_VERIFY] = 4;
     ret->rows = (struct eng_hist){.bounds = bounds, .n_bounds = 3, .counts = {1, 2, 0, 1}, .sum = 13, .count = 4};
     ret->seconds = ret->accepted_length = ret->denoise_passes = ret->rows;
 }

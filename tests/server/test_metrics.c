@@ -13,12 +13,13 @@
 #include "client.h"
 
 static struct srv_config config;
+static struct srv_server *running;
 
 static int setup(void **state)
 {
     (void)state;
     test_config(&config);
-    test_start(&config);
+    running = test_start(&config);
     return 0;
 }
 
@@ -62,6 +63,7 @@ static void test_counts_requests_answers_and_times(void **state)
     expect(r.body, "trimode_forward_rows_bucket{le=\"2\"} 3");
     expect(r.body, "trimode_forward_rows_bucket{le=\"4\"} 3");
     expect(r.body, "trimode_forward_rows_bucket{le=\"+Inf\"} 4");
+    expect(r.body, "trimode_preemptions_total 3");
     expect(r.body, "trimode_kv_pages{state=\"used\"} 8");
     expect(r.body, "trimode_kv_usage_ratio 0.25");
     expect(r.body, "trimode_requests_running{mode=\"ar\"} 1");
@@ -70,7 +72,40 @@ static void test_counts_requests_answers_and_times(void **state)
     expect(r.body, "trimode_memory_bytes{category=\"kv\"} 70");
     assert_non_null(strstr(r.body, "trimode_build_info{version=\"" TRIMODE_VERSION "\",model=\"fake\""));
     assert_null(strstr(r.body, "some/path"));
+    assert_null(strstr(r.body, "vllm:"));
     reply_free(&r);
+}
+
+// Such a request used to be in requests_total and in no histogram.
+static void test_a_request_that_ends_in_the_queue_is_counted_everywhere(void **state)
+{
+    (void)state;
+    struct srv_metrics m;
+    srv_metrics_init(&m);
+    struct srv_hist gaps = {0};
+    struct eng_request_stats never = {.prompt_tokens = 5, .queue_ms = 30, .total_ms = 30};
+    struct eng_request_stats decided = {.mode = ENG_MODE_AR, .n_spans = 1, .queue_ms = 1, .total_ms = 2};
+    decided.spans[0].mode = ENG_MODE_DIFFUSION;
+    srv_metrics_finished(&m, SRV_ENDPOINT_CHAT, SRV_DECISION_AUTO, ENG_FINISH_CANCELLED, &never, &gaps);
+    srv_metrics_finished(&m, SRV_ENDPOINT_CHAT, SRV_DECISION_AUTO, ENG_FINISH_CANCELLED, &decided, &gaps);
+    struct srv_server *s = calloc(1, sizeof *s);
+    s->config = &config;
+    s->model_name = strdup("m");
+    s->metrics = m;
+    struct srv_buf out = {0};
+    srv_metrics_render(s, &out);
+    expect(out.data, "trimode_requests_total{endpoint=\"chat\",mode=\"auto\",finish_reason=\"cancelled\"} 1");
+    expect(out.data, "trimode_queue_seconds_count{mode=\"auto\"} 1");
+    expect(out.data, "trimode_request_seconds_sum{mode=\"auto\"} 0.03");
+    expect(out.data, "trimode_request_seconds_count{mode=\"ar\"} 1");
+    // The second had been given a mode, though no token came.
+    expect(out.data, "trimode_mode_decisions_total{mode=\"diffusion\",reason=\"auto\"} 1");
+    expect(out.data, "trimode_mode_decisions_total{mode=\"ar\",reason=\"auto\"} 0");
+    expect(out.data, "trimode_time_to_first_token_seconds_count{mode=\"ar\"} 0");
+    assert_null(strstr(out.data, "time_to_first_token_seconds_count{mode=\"auto\"}"));
+    srv_buf_free(&out);
+    free(s->model_name);
+    free(s);
 }
 
 static void test_promtool_finds_nothing(void **state)
@@ -95,7 +130,11 @@ static void test_the_page_is_rendered_within_a_millisecond(void **state)
     struct reply r = http_get("/version", "");
     reply_free(&r);
     struct srv_server *s = calloc(1, sizeof *s);
-    s->config = &config;
+    struct srv_config both = config; // the whole page, and the engine's part of it
+    both.metrics_names = "both";
+    s->config = &both;
+    s->engine = running->engine;
+    s->info = running->info;
     s->model_name = strdup("m");
     srv_metrics_init(&s->metrics);
     for (int i = 0; i < SRV_METRICS_ROUTES; i++)
@@ -137,6 +176,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_counts_requests_answers_and_times),
+        T(test_a_request_that_ends_in_the_queue_is_counted_everywhere),
         T(test_promtool_finds_nothing),
         T(test_the_page_is_rendered_within_a_millisecond),
         cmocka_unit_test(test_histograms),
