@@ -359,24 +359,24 @@ static void commit(struct eng_engine *e, struct eng_step *step)
 static void publish(struct eng_engine *e)
 {
     struct eng_stats *st = &e->counters.now;
-    st->waiting = e->sched.n_waiting;
     memset(st->running, 0, sizeof st->running);
     for (int32_t i = 0; i < e->sched.n_running; i++)
         st->running[e->sched.running[i]->seq.mode]++;
     st->pages_total = e->sched.kv.n_pages;
     st->pages_used = eng_kv_used(&e->sched.kv);
     st->preemptions = e->sched.n_preemptions;
+    // Whoever sees a finish may submit again at once, so the place is free before; and it is free before the numbers
+    // are shown (see eng_stats).
+    if (e->n_finished)
+        eng_queue_finished(&e->queue, e->n_finished);
     eng_counters_publish(&e->counters);
     eng_live_publish(&e->live, e->sched.running, e->sched.n_running, e->n_finished > 0, eng_now_ns());
     if (!e->outbox)
         return;
     struct eng_event *first = e->outbox;
-    int32_t n = e->n_finished;
     e->outbox = NULL;
     e->outbox_tail = &e->outbox;
     e->n_finished = 0;
-    // Whoever sees a finish may submit again at once, so the place is free before.
-    eng_queue_finished(&e->queue, n);
     eng_events_publish(&e->events, first);
 }
 

@@ -281,7 +281,7 @@ struct eng_hist { // counts[i]: observations <= bounds[i]; not cumulative; the l
 };
 
 struct eng_stats {
-    int32_t waiting;
+    int32_t waiting;              // submitted and not running, those of this moment included
     int32_t running[ENG_N_MODES]; // by the mode of their current step
     int32_t pages_total, pages_used;
     uint64_t prompt_tokens, generated_tokens[ENG_N_MODES];

@@ -234,8 +234,14 @@ struct eng_event *eng_take_events(struct eng_engine *e)
 
 void eng_stats(const struct eng_engine *e, struct eng_stats *ret)
 {
-    // The mutex is the only thing written.
+    // The mutexes are the only things written.
     eng_counters_read((struct eng_counters *)&e->counters, ret);
+    // A pass may take long, and whoever balances load must see at once what was submitted meanwhile. Read in this
+    // order, and published in the opposite one, so that a request that has just finished never counts as waiting.
+    ret->waiting = eng_queue_live((struct eng_queue *)&e->queue);
+    for (int m = 0; m < ENG_N_MODES; m++)
+        ret->waiting -= ret->running[m];
+    ret->waiting = ret->waiting > 0 ? ret->waiting : 0;
 }
 
 int32_t eng_live(const struct eng_engine *e, struct eng_live *ret, int32_t max)

@@ -78,6 +78,14 @@ struct eng_request *eng_queue_take(struct eng_queue *q, bool wait, bool *ret_wok
     return first;
 }
 
+int32_t eng_queue_live(struct eng_queue *q)
+{
+    pthread_mutex_lock(&q->mutex);
+    int32_t n = q->n_live;
+    pthread_mutex_unlock(&q->mutex);
+    return n;
+}
+
 void eng_queue_finished(struct eng_queue *q, int32_t n)
 {
     pthread_mutex_lock(&q->mutex);

@@ -30,5 +30,7 @@ void eng_queue_refuse(struct eng_queue *q, int code);
 void eng_queue_wake(struct eng_queue *q);
 // The whole list in order. wait: sleep until there is something to take or someone woke us. *ret_woken: someone did.
 struct eng_request *eng_queue_take(struct eng_queue *q, bool wait, bool *ret_woken);
+// Submitted and not yet finished. Any thread.
+int32_t eng_queue_live(struct eng_queue *q);
 // n requests have finished.
 void eng_queue_finished(struct eng_queue *q, int32_t n);

@@ -421,6 +421,35 @@ static void test_drafts_are_told_to_those_who_ask(void **state)
     free_answers(told, N_REQUESTS);
 }
 
+// They used to be counted when the pass under way was over.
+static void test_who_is_submitted_during_a_pass_is_counted_at_once(void **state)
+{
+    (void)state;
+    struct fake_model f = fake_model_default();
+    f.step_us = 100000;
+    struct eng_options o = client_options();
+    o.max_sequences = 2;
+    struct client c;
+    struct answer a[4];
+    struct eng_stats st;
+    int32_t prompt[] = {1, 2};
+    client_open(&c, &f, o, 0, NULL);
+    struct eng_params p = eng_params_default();
+    p.max_tokens = 2;
+    p.mode = ENG_MODE_AR;
+    for (int i = 0; i < 4; i++) {
+        client_submit(&c, &a[i], &p, prompt, 2);
+        eng_stats(c.engine, &st);
+        assert_int_equal(st.waiting + st.running[ENG_MODE_AR], i + 1);
+    }
+    client_wait(&c);
+    eng_stats(c.engine, &st);
+    assert_int_equal(st.waiting + st.running[ENG_MODE_AR], 0);
+    client_close(&c);
+    for (int i = 0; i < 4; i++)
+        answer_free(&a[i]);
+}
+
 static void test_the_live_picture_shows_who_runs(void **state)
 {
     (void)state;
@@ -732,6 +761,7 @@ int main(void)
         cmocka_unit_test(test_cancels_at_any_time_lose_nothing),
         cmocka_unit_test(test_sums_over_requests_equal_the_counters),
         cmocka_unit_test(test_drafts_are_told_to_those_who_ask),
+        cmocka_unit_test(test_who_is_submitted_during_a_pass_is_counted_at_once),
         cmocka_unit_test(test_the_live_picture_shows_who_runs),
         cmocka_unit_test(test_ten_thousand_wait_in_line),
         cmocka_unit_test(test_a_full_queue_answers_at_once),

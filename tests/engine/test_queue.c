@@ -32,7 +32,9 @@ static void test_order_and_bound(void **state)
     assert_true(r[0].seq.age < r[1].seq.age && r[1].seq.age < r[2].seq.age);
     // They still live, so the queue is still full.
     assert_int_equal(eng_queue_submit(&q, &r[3]), ENG_EBUSY);
+    assert_int_equal(eng_queue_live(&q), 3);
     eng_queue_finished(&q, 1);
+    assert_int_equal(eng_queue_live(&q), 2);
     assert_int_equal(eng_queue_submit(&q, &r[3]), 0);
     assert_ptr_equal(eng_queue_take(&q, false, &woken), &r[3]);
     assert_null(eng_queue_take(&q, false, &woken));
