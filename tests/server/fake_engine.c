@@ -30,6 +30,10 @@ struct owned_event { // an event and what it points to
     float top_logprobs[32];
     struct eng_request_stats stats;
     char error[128];
+};
+
+struct owned_draft {
+    struct eng_event event;
     struct eng_draft draft;
     int32_t ids[64];
 };
@@ -189,7 +193,7 @@ void fake_draft(int i, const char *tokens)
     pthread_mutex_lock(&lock);
     struct eng_request *r = submitted[i];
     if (r && !r->finished) {
-        struct owned_event *o = calloc(1, sizeof *o);
+        struct owned_draft *o = calloc(1, sizeof *o);
         assert(o && strlen(tokens) <= 64);
         o->draft = (struct eng_draft){ENG_MODE_DIFFUSION, r->said, 2, (int32_t)strlen(tokens), 0, o->ids};
         for (int32_t k = 0; k < o->draft.n; k++) {
@@ -198,7 +202,7 @@ void fake_draft(int i, const char *tokens)
         }
         o->event.user = r->params.user;
         o->event.request = r;
-        o->event.text = o->text;
+        o->event.text = "";
         o->event.stop_id = -1;
         o->event.draft = &o->draft;
         *the_engine->tail = &o->event;
@@ -517,7 +521,7 @@ struct eng_event *eng_take_events(struct eng_engine *e)
 
 void eng_event_free(struct eng_event *ev)
 {
-    free(ev); // the event opens its owned_event
+    free(ev); // the event opens what owns it
 }
 
 const char *eng_failure(const struct eng_engine *e)
