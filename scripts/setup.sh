@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(gcc libc6-dev meson ninja-build pkg-config libuv1-dev libmicrohttpd-dev libcjson-dev libyaml-dev libpcre2-dev
-    uthash-dev)
+    uthash-dev libxxhash-dev)
 if [ "${1:-}" = --tests ]; then
     packages+=(g++ libcmocka-dev clang clang-format libclang-rt-14-dev binutils python3 python3-venv python3-numpy curl
         haproxy prometheus)

@@ -36,7 +36,7 @@ gpu_libraries() {
     for m in "${modules[@]}"; do
         "$PKG_CONFIG" --exists "$m" 2>/dev/null || missing=1
     done
-    [ -f /usr/include/uthash.h ] || missing=1
+    [ -f /usr/include/uthash.h ] && [ -f /usr/include/xxhash.h ] || missing=1
     [ "$missing" = 1 ] || return 0
     if ! ls "$GPU_DIR"/debs/*.deb >/dev/null 2>&1; then
         echo "gpu: this machine lacks our libraries and build-gpu/debs is empty: run scripts/gpu.sh --prepare where there is a network" >&2

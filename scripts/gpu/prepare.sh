@@ -9,7 +9,7 @@ export GPU_ROOT=$PWD GPU_REHEARSE=0
 . scripts/gpu/env.sh
 max_bytes=$((64 << 20))
 
-wanted=(libuv1-dev libmicrohttpd-dev libcjson-dev libyaml-dev libpcre2-dev uthash-dev libcmocka-dev pkgconf)
+wanted=(libuv1-dev libmicrohttpd-dev libcjson-dev libyaml-dev libpcre2-dev uthash-dev libxxhash-dev libcmocka-dev pkgconf)
 # Every machine with a compiler has these; a second libc would break it.
 never='^(libc6|libc6-dev|libc-dev-bin|libc-bin|linux-libc-dev|gcc-.*-base|libgcc-s1|libstdc\+\+6|rpcsvc-proto|libcrypt.*|libnsl.*|libtirpc.*)$'
 
