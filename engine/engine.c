@@ -273,8 +273,10 @@ static void count_pass(struct eng_engine *e, struct eng_seq *q, const struct eng
     st->passes[s->kind]++;
     q->stats.forward_passes += s->kind != ENG_PASS_PREFILL;
     q->stats.denoise_passes += s->kind == ENG_PASS_DENOISE;
-    if (s->kind == ENG_PASS_PREFILL && !eng_seq_in_prompt(q) && q->n_tokens == q->n_prompt)
+    if (s->kind == ENG_PASS_PREFILL && !eng_seq_in_prompt(q) && q->n_tokens == q->n_prompt) {
         st->prompt_tokens += (uint64_t)q->n_prompt;
+        st->cached_prompt_tokens += (uint64_t)q->stats.cached_tokens;
+    }
 }
 
 // taken: tokens of the run that came before the end.
@@ -329,15 +331,13 @@ static void commit_segment(struct eng_engine *e, const struct eng_batch *b, cons
     if (q->finish == ENG_FINISH_NONE && !eng_seq_in_prompt(q) && !eng_seq_wanted(q))
         eng_seq_end(q, ENG_FINISH_LENGTH, NULL, &e->builder);
     count_run(e, q, s, &run, taken);
-    if (q->finish != ENG_FINISH_NONE) {
+    eng_scheduler_committed(&e->sched, r, s->kind == ENG_PASS_VERIFY);
+    if (q->finish != ENG_FINISH_NONE)
         finish(e, r);
-    } else {
-        eng_scheduler_committed(&e->sched, r, s->kind == ENG_PASS_VERIFY);
-        if (run.n && !emit(e, r))
-            end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
-        else if (r->params.stream_draft && (s->kind == ENG_PASS_DENOISE || s->kind == ENG_PASS_DRAFT))
-            (void)post(e, eng_event_draft(r)); // only a picture: without memory it is left out
-    }
+    else if (run.n && !emit(e, r))
+        end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
+    else if (r->params.stream_draft && (s->kind == ENG_PASS_DENOISE || s->kind == ENG_PASS_DRAFT))
+        (void)post(e, eng_event_draft(r)); // only a picture: without memory it is left out
 }
 
 static void commit(struct eng_engine *e, struct eng_step *step)
@@ -364,6 +364,9 @@ static void publish(struct eng_engine *e)
         st->running[e->sched.running[i]->seq.mode]++;
     st->pages_total = e->sched.kv.n_pages;
     st->pages_used = eng_kv_used(&e->sched.kv);
+    st->pages_cached = e->sched.kv.n_cached;
+    st->prefix_queries = e->sched.prefix_queries;
+    st->prefix_hits = e->sched.prefix_hits;
     st->preemptions = e->sched.n_preemptions;
     // Whoever sees a finish may submit again at once, so the place is free before; and it is free before the numbers
     // are shown (see eng_stats).

@@ -48,6 +48,7 @@ struct eng_options {
     int32_t max_step_rows; // rows of one forward pass, >= 64
     int32_t max_queue;     // waiting requests beyond max_sequences
     bool cold;             // no warm-up while opening: the first pass of each size may take longer
+    bool prefix_cache;     // finished KV pages are kept and shared by requests that begin alike
     int32_t auto_rows;     // `auto` self-speculates while all active blocks fit this many rows
     enum eng_mode mode;    // for requests that say ENG_MODE_AUTO by default (never overrides a request's own mode)
     unsigned auto_modes;   // bit set by (1u << mode): what auto may choose
@@ -157,11 +158,12 @@ struct eng_params {
     size_t n_stops;
     const struct eng_logit_bias *biases;
     size_t n_biases;
-    int32_t n_top;      // -1: no log-probabilities; 0 .. 20 alternatives a token
-    bool skip_special;  // special tokens do not appear in the text
-    bool stream_draft;  // events with the provisional tokens of each block
-    int64_t timeout_ms; // 0: none
-    void *user;         // given back in every event
+    int32_t n_top;          // -1: no log-probabilities; 0 .. 20 alternatives a token
+    bool skip_special;      // special tokens do not appear in the text
+    bool stream_draft;      // events with the provisional tokens of each block
+    int64_t timeout_ms;     // 0: none
+    const char *cache_salt; // requests share cached KV only with those of the same salt; NULL: none
+    void *user;             // given back in every event
 };
 struct eng_params eng_params_default(void);
 
@@ -281,9 +283,11 @@ struct eng_hist { // counts[i]: observations <= bounds[i]; not cumulative; the l
 };
 
 struct eng_stats {
-    int32_t waiting;              // submitted and not running, those of this moment included
-    int32_t running[ENG_N_MODES]; // by the mode of their current step
-    int32_t pages_total, pages_used;
+    int32_t waiting;                               // submitted and not running, those of this moment included
+    int32_t running[ENG_N_MODES];                  // by the mode of their current step
+    int32_t pages_total, pages_used, pages_cached; // used by sequences; kept by the prefix cache alone
+    uint64_t prefix_queries, prefix_hits; // tokens looked up in the prefix cache when sequences start, and found
+    uint64_t cached_prompt_tokens;        // of prompt_tokens, those that came from the prefix cache
     uint64_t prompt_tokens, generated_tokens[ENG_N_MODES];
     uint64_t passes[ENG_N_PASS_KINDS]; // segments of that kind
     uint64_t steps;                    // forward calls

@@ -25,6 +25,7 @@ struct eng_options eng_options_default(void)
         .max_sequences = 64,
         .max_step_rows = 2048,
         .max_queue = 1024,
+        .prefix_cache = true,
         .auto_rows = 64,
         .mode = ENG_MODE_AUTO,
         .auto_modes = 1u << ENG_MODE_AR | 1u << ENG_MODE_SELF_SPECULATION,
@@ -159,6 +160,7 @@ int eng_open_model(const struct eng_options *options, const struct eng_parts *pa
         .n_pages = parts->info.n_pages,
         .page_size = parts->info.page_size,
         .max_context = parts->info.max_context,
+        .prefix_cache = options->prefix_cache,
     };
     rc = eng_scheduler_init(&e->sched, &limits);
     if (!rc)

@@ -277,16 +277,19 @@ static int copy_all(struct eng_request *r, const struct eng_request_limits *l, c
     p->stop_ids = NULL;
     p->stops = NULL;
     p->biases = NULL;
+    p->cache_salt = NULL;
     r->prompt = copy_of(prompt, n_prompt, sizeof *prompt);
     r->n_prompt = n_prompt;
     p->stop_ids = copy_of(params->stop_ids, params->n_stop_ids, sizeof *params->stop_ids);
     if (params->n_stops)
         p->stops = copy_strings(params->stops, params->n_stops);
+    if (params->cache_salt)
+        p->cache_salt = strdup(params->cache_salt);
     if (params->n_biases)
         r->biases = malloc(params->n_biases * sizeof *r->biases);
     r->last = eng_event_reserve();
     if (!r->prompt || !r->last || (params->n_stop_ids && !p->stop_ids) || (params->n_stops && !p->stops) ||
-        (params->n_biases && !r->biases))
+        (params->cache_salt && !p->cache_salt) || (params->n_biases && !r->biases))
         return ENG_ENOMEM;
     for (size_t i = 0; i < params->n_biases; i++)
         r->biases[i] = (struct krn_token_bias){params->biases[i].token, params->biases[i].bias};
@@ -354,5 +357,6 @@ void eng_request_free(struct eng_request *r)
     free(r->allowed_early);
     free((void *)r->params.stop_ids);
     free((void *)r->params.stops);
+    free((void *)r->params.cache_salt);
     free(r);
 }

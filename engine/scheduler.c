@@ -25,6 +25,8 @@ int eng_scheduler_init(struct eng_scheduler *s, const struct eng_scheduler_limit
         return ENG_EINVAL;
     int32_t n = limits->max_sequences;
     int rc = eng_kv_init(&s->kv, limits->n_pages, limits->page_size, n, limits->max_context);
+    if (!rc && limits->prefix_cache)
+        rc = eng_kv_enable_sharing(&s->kv);
     for (int i = 0; !rc && i < KRN_PASSES_AHEAD; i++) {
         rc = eng_batch_init(&s->steps[i].batch, limits->max_step_rows, n);
         s->steps[i].planned = calloc((size_t)n, sizeof(struct eng_request *));
@@ -130,6 +132,12 @@ static void preempt(struct eng_scheduler *s, struct eng_request *r)
 
 // ---- admission ------------------------------------------------------------------------------------------------------
 
+// What of a sequence's tokens the prefix cache may answer for: the last one's choice is wanted, so it is computed.
+static int32_t n_cacheable(const struct eng_seq *q)
+{
+    return q->prefill_end - 1;
+}
+
 static bool has_pages_for(const struct eng_scheduler *s, const struct eng_request *r)
 {
     const struct eng_seq *q = &r->seq;
@@ -140,12 +148,36 @@ static bool has_pages_for(const struct eng_scheduler *s, const struct eng_reques
     // once.
     if (q->n_preempted)
         need += (int64_t)s->n_running * (eng_kv_pages_for(&s->kv, ENG_MAX_BLOCK) + 1);
-    return need <= s->kv.n_free || s->n_running == 0;
+    int32_t available = eng_kv_available(&s->kv);
+    if (need <= available || s->n_running == 0)
+        return true;
+    const int32_t *tokens = q->started ? q->tokens : r->prompt;
+    return need - eng_kv_match_used(&s->kv, tokens, n_cacheable(q), r->params.cache_salt) <= available;
 }
 
 static bool can_admit(const struct eng_scheduler *s)
 {
     return s->waiting && s->n_free_slots && has_pages_for(s, s->waiting);
+}
+
+// Gives the sequence a slot, what the prefix cache has of it, and pages for the rest.
+static void start(struct eng_scheduler *s, struct eng_request *r)
+{
+    struct eng_seq *q = &r->seq;
+    q->slot = s->free_slots[--s->n_free_slots];
+    q->n_kv = eng_kv_attach(&s->kv, q->slot, q->tokens, n_cacheable(q), r->params.cache_salt);
+    if (!q->n_preempted)
+        q->stats.cached_tokens = q->n_kv;
+    if (s->limits.prefix_cache) {
+        s->prefix_queries += (uint64_t)q->prefill_end;
+        s->prefix_hits += (uint64_t)q->n_kv;
+    }
+    // The prompt's pages are taken at once, so that two prompts cannot both count on the same ones.
+    int rc = eng_kv_reserve(&s->kv, q->slot, q->prefill_end);
+    assert(!rc);
+    (void)rc;
+    q->unserved = true;
+    s->running[s->n_running++] = r;
 }
 
 struct eng_request *eng_scheduler_admit(struct eng_scheduler *s)
@@ -155,13 +187,7 @@ struct eng_request *eng_scheduler_admit(struct eng_scheduler *s)
         unlink_waiting(s, r);
         if (eng_seq_start(&r->seq))
             return r;
-        r->seq.slot = s->free_slots[--s->n_free_slots];
-        // The prompt's pages are taken at once, so that two prompts cannot both count on the same ones.
-        int rc = eng_kv_reserve(&s->kv, r->seq.slot, r->seq.prefill_end);
-        assert(!rc);
-        (void)rc;
-        r->seq.unserved = true;
-        s->running[s->n_running++] = r;
+        start(s, r);
     }
     return NULL;
 }
@@ -339,7 +365,10 @@ bool eng_scheduler_fill_ahead(struct eng_scheduler *s, const struct eng_step *fl
 
 void eng_scheduler_committed(struct eng_scheduler *s, struct eng_request *r, bool cut)
 {
-    eng_kv_commit(&s->kv, r->seq.slot, r->seq.n_kv);
+    const struct eng_seq *q = &r->seq;
+    eng_kv_commit(&s->kv, q->slot, q->n_kv);
+    // An end inside a verified block leaves KV of tokens that are not the sequence's any more.
+    eng_kv_share(&s->kv, q->slot, q->tokens, q->n_tokens);
     if (cut)
-        eng_kv_rollback(&s->kv, r->seq.slot);
+        eng_kv_rollback(&s->kv, q->slot);
 }

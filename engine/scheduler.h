@@ -16,6 +16,7 @@ struct eng_scheduler_limits {
     int32_t max_sequences, max_step_rows;
     int32_t piece_rows; // of a prompt in one step while others decode
     int32_t n_pages, page_size, max_context;
+    bool prefix_cache; // finished pages are shared by content
 };
 
 // One pass: its batch and who takes part.
@@ -37,6 +38,7 @@ struct eng_scheduler {
     struct eng_request **parts; // [max_sequences] scratch: the participants of the step being filled
     bool prompts_waited;        // prompts had too few rows in the last step
     uint64_t n_preemptions;
+    uint64_t prefix_queries, prefix_hits; // tokens looked up at admissions, and found
 };
 
 // max_context must fit n_pages, so that one sequence alone can always end. 0 or ENG_ENOMEM, ENG_EINVAL.
@@ -45,8 +47,9 @@ void eng_scheduler_done(struct eng_scheduler *s);
 
 // Adds a request behind the youngest.
 void eng_scheduler_add(struct eng_scheduler *s, struct eng_request *r);
-// Starts waiting requests, oldest first, while a slot is free and pages for the prompt and a block are. NULL, or a
-// request that could not be started for want of memory: it is in no list any more, and the caller ends it and calls
+// Starts waiting requests, oldest first, while a slot is free and pages for the prompt and a block are, less those that
+// the prefix cache has. Whole pages found there are not computed, but for the prompt's last token. NULL, or a request
+// that could not be started for want of memory: it is in no list any more, and the caller ends it and calls
 // again.
 struct eng_request *eng_scheduler_admit(struct eng_scheduler *s);
 // Takes a request out of whatever list holds it, and out of the steps that are planned, and frees its slot and pages. A
@@ -61,5 +64,7 @@ struct eng_request *eng_scheduler_fill(struct eng_scheduler *s, const struct eng
 // empty batch, when that depends on flying's choices, a waiting request could start instead, or pages are short; also
 // when nobody goes on.
 bool eng_scheduler_fill_ahead(struct eng_scheduler *s, const struct eng_step *flying, struct eng_step *next);
-// After a commit: the sequence's final KV. cut: give back the pages of rejected rows.
+// After a commit: the sequence's final KV, whose whole pages others may use from now on. cut: give back the pages of
+// rejected rows. Also for a sequence that has just ended, before it is removed, unless it failed: then its KV may not
+// be worth sharing.
 void eng_scheduler_committed(struct eng_scheduler *s, struct eng_request *r, bool cut);

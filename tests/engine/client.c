@@ -49,6 +49,7 @@ void client_open(struct client *c, struct fake_model *f, struct eng_options opti
     char err[200] = "";
     init(c, &options);
     c->fake = f;
+    f->shares = options.prefix_cache;
     int32_t most = f->n_pages * f->page_size;
     struct eng_parts parts = {
         .model = fake_model_open(f),

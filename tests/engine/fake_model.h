@@ -1,10 +1,11 @@
 // A model whose choices are a known function of the tokens that a row sees, for tests of the engine without weights.
 //
 // It keeps what was written to every KV slot and checks, as the real model could not, that each prefix a segment reads
-// was written by causal rows that were meant to stay, by the same sequence, token by token; that masks, adapter and
-// wanted rows are as MODEL.md says; and that no row of another segment overwrote them. With `async` the choices of a
-// pass are not there before it was waited for, and passes may be submitted ahead; links are resolved and checked, and a
-// batch must not change while it runs. The first fault is kept as a sentence.
+// was written by causal rows that were meant to stay, token by token, by the same sequence or, with `shares`, in
+// finished pages by any; that masks, adapter and wanted rows are as MODEL.md says; and that no row of another segment
+// overwrote them. A choice depends on every token of the prefix, so that a page of other tokens shows in the text. With
+// `async` the choices of a pass are not there before it was waited for, and passes may be submitted ahead; links are
+// resolved and checked, and a batch must not change while it runs. The first fault is kept as a sentence.
 #pragma once
 
 #include <stdbool.h>
@@ -40,10 +41,12 @@ struct fake_model {
     int32_t poison;       // sequences whose prompt begins with this token get no finite logits; -1: none
     int32_t step_us;      // pretended time of a pass
     bool async;           // passes may be submitted ahead
+    bool shares;          // sequences may read whole pages that others wrote
 
     // Filled while running; read after the engine was closed.
     char fault[256];
     uint64_t steps, rows[ENG_N_PASS_KINDS], passes[ENG_N_PASS_KINDS], max_segments;
+    uint64_t foreign;      // reads of positions that another slot wrote
     uint64_t ahead, links; // passes submitted while another one ran; rows that took their token from it
 
     // Inside.

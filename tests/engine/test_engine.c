@@ -192,6 +192,7 @@ static void test_nothing_depends_on_neighbours_pieces_pages_or_preemption(void *
         make_job(&jobs[i], &random, (enum eng_mode)(1 + i % 3));
     struct eng_options o = client_options();
     o.max_sequences = 1;
+    o.prefix_cache = false;
     struct answer *alone = run_jobs(ending_model(), o, jobs, N_REQUESTS);
     uint64_t preempted = 0;
     for (size_t k = 0; k < sizeof settings / sizeof settings[0]; k++) {
@@ -200,6 +201,7 @@ static void test_nothing_depends_on_neighbours_pieces_pages_or_preemption(void *
         f.n_pages = settings[k].n_pages;
         o.max_sequences = settings[k].max_sequences;
         o.max_step_rows = settings[k].max_step_rows;
+        o.prefix_cache = k % 2;
         struct client c;
         struct answer *got = calloc(N_REQUESTS, sizeof *got);
         client_open(&c, &f, o, 200, NULL);

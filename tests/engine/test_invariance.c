@@ -2,7 +2,7 @@
 // computed.
 //
 // AR and self-speculation give the same bytes for any block length, temperature, adapter or company; diffusion and AR
-// are not changed by their neighbours or by how prompts are cut.
+// are not changed by their neighbours, by how prompts are cut, or by what the prefix cache gave.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -49,7 +49,7 @@ struct setting {
     uint32_t cpu_mask;
 };
 
-static void open_engine(struct client *c, struct setting s)
+static void open_engine_with(struct client *c, struct setting s, bool prefix_cache)
 {
     char err[300] = "";
     struct eng_options o = eng_options_default();
@@ -61,8 +61,14 @@ static void open_engine(struct client *c, struct setting s)
     o.page_size = s.page_size;
     o.kv_memory = 128 << 20;
     o.cpu_mask = s.cpu_mask;
+    o.prefix_cache = prefix_cache;
     if (client_open_dir(c, o, err, sizeof err))
         fail_msg("%s: %s", model_dir, err);
+}
+
+static void open_engine(struct client *c, struct setting s)
+{
+    open_engine_with(c, s, true);
 }
 
 // A question of the held-out set as the chat template renders it; false when it is longer than MAX_PROMPT.
@@ -141,7 +147,7 @@ static void run_in_company(struct setting s, bool keep)
 {
     static struct answer got[N_TEMPERATURES][N_PROMPTS];
     struct client c;
-    open_engine(&c, s);
+    open_engine_with(&c, s, !keep);
     for (int t = 0; t < N_TEMPERATURES; t++)
         for (int i = 0; i < N_PROMPTS; i++)
             submit(&c, &got[t][i], s, i, t);
@@ -228,7 +234,7 @@ static void test_diffusion_and_ar_are_not_changed_by_neighbours(void **state)
     struct setting alone = {ENG_MODE_DIFFUSION, 8, true, 1, 256, 16, ~0u};
     static struct answer before[N], got[N], others[N];
     struct client c;
-    open_engine(&c, alone);
+    open_engine_with(&c, alone, false);
     for (int i = 0; i < N; i++) {
         alone.block_length = 4 << i % 4;
         submit(&c, &before[i], alone, i, i % 3);
@@ -291,6 +297,65 @@ static void test_preemption_does_not_change_text(void **state)
     }
 }
 
+static void submit_ids(struct client *c, struct answer *a, const int32_t *ids, int32_t n, enum eng_mode mode,
+                       const char *salt)
+{
+    struct eng_params p = eng_params_default();
+    p.mode = mode;
+    p.block_length = 8;
+    p.temperature = 0.7f;
+    p.seed = (uint64_t)n;
+    p.max_tokens = 24;
+    p.ignore_eos = true;
+    p.cache_salt = salt;
+    if (mode == ENG_MODE_DIFFUSION)
+        p.threshold = 0.5f;
+    client_submit(c, a, &p, ids, (size_t)n);
+}
+
+// The first turn in one mode, the second, which repeats its prompt and answer, in another; the second once more under a
+// salt of its own, where it finds nothing. All second turns of a pair of modes run together.
+static void test_a_second_turn_from_the_cache_is_the_text_without_it(void **state)
+{
+    (void)state;
+    enum { N = 12, LONGEST = MAX_PROMPT + 40 };
+    struct client c;
+    struct setting s = {ENG_MODE_AR, 8, true, 32, 512, 4, ~0u};
+    open_engine(&c, s);
+    for (enum eng_mode one = ENG_MODE_AR; one < ENG_N_MODES; one++)
+        for (enum eng_mode two = ENG_MODE_AR; two < ENG_N_MODES; two++) {
+            static struct answer first[N], hit[N], miss[N];
+            char salt[8] = {(char)('a' + one), (char)('a' + two)};
+            for (int i = 0; i < N; i++)
+                submit_ids(&c, &first[i], prompts[i].ids, prompts[i].n, one, salt);
+            client_wait(&c);
+            for (int i = 0; i < N; i++) {
+                int32_t ids[LONGEST], n = prompts[i].n;
+                memcpy(ids, prompts[i].ids, (size_t)n * sizeof *ids);
+                memcpy(ids + n, first[i].tokens, (size_t)first[i].n_tokens * sizeof *ids);
+                n += first[i].n_tokens;
+                for (int k = 0; k < 7; k++)
+                    ids[n++] = 20 + i + k;
+                char own[8] = {'x', (char)('a' + one), (char)('a' + two), (char)('a' + i)};
+                submit_ids(&c, &hit[i], ids, n, two, salt);
+                submit_ids(&c, &miss[i], ids, n, two, own);
+            }
+            client_wait(&c);
+            for (int i = 0; i < N; i++) {
+                int32_t computed = prompts[i].n + first[i].n_tokens;
+                assert_int_equal(first[i].n_tokens, 24);
+                assert_int_equal(miss[i].stats.cached_tokens, 0);
+                // Diffusion seals whole blocks: of its last one there is nothing.
+                assert_in_range(hit[i].stats.cached_tokens, computed - (one == ENG_MODE_DIFFUSION ? 12 : 4), computed);
+                assert_same(&hit[i], &miss[i], (struct setting){.mode = two, .block_length = 8}, i, 1);
+                answer_free(&first[i]);
+                answer_free(&hit[i]);
+                answer_free(&miss[i]);
+            }
+        }
+    client_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -300,6 +365,7 @@ int main(void)
         cmocka_unit_test(test_self_speculation_alone_is_ar),
         cmocka_unit_test(test_diffusion_and_ar_are_not_changed_by_neighbours),
         cmocka_unit_test(test_preemption_does_not_change_text),
+        cmocka_unit_test(test_a_second_turn_from_the_cache_is_the_text_without_it),
     };
     return cmocka_run_group_tests(tests, make_prompts, free_truth);
 }

@@ -126,7 +126,7 @@ static void test_everything_is_copied(void **state)
 {
     (void)state;
     int32_t ids[] = {3}, mine[] = {7, 8};
-    char text[] = "stop";
+    char text[] = "stop", salt[] = "salt";
     const char *strings[] = {text, "b"};
     struct eng_logit_bias biases[] = {{3, 1.5f}};
     struct eng_params p = eng_params_default();
@@ -137,14 +137,16 @@ static void test_everything_is_copied(void **state)
     p.n_stops = 2;
     p.biases = biases;
     p.n_biases = 1;
+    p.cache_salt = salt;
     assert_int_equal(eng_request_make(&limits, &p, mine, 2, &r, NULL, NULL, 0), 0);
     ids[0] = mine[0] = biases[0].token = 0;
-    text[0] = 'x';
+    text[0] = salt[0] = 'x';
     strings[1] = NULL;
     assert_int_equal(r->prompt[0], 7);
     assert_int_equal(r->params.stop_ids[0], 3);
     assert_string_equal(r->params.stops[0], "stop");
     assert_string_equal(r->params.stops[1], "b");
+    assert_string_equal(r->params.cache_salt, "salt");
     assert_int_equal(r->biases[0].token, 3);
     assert_int_equal(r->params.block_length, 32);
     assert_true(r->params.threshold == 0.8f);

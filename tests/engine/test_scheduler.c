@@ -25,6 +25,7 @@ static void open_world(struct world *w, struct eng_scheduler_limits limits)
     *w = (struct world){.fake = fake_model_default()};
     w->fake.n_pages = limits.n_pages;
     w->fake.page_size = limits.page_size;
+    w->fake.shares = limits.prefix_cache;
     w->model = fake_model_open(&w->fake);
     w->env = (struct eng_decode_env){w->fake.mask_id, true, false, &w->sampler};
     assert_int_equal(eng_scheduler_init(&w->s, &limits), 0);
@@ -96,12 +97,11 @@ static int compute(struct world *w)
             eng_decode_of(r->seq.mode)->commit(&r->seq, &w->s.steps[0].batch, s, &run);
         eng_event_builder_reset(&w->builder);
         assert_int_equal(eng_seq_append(&r->seq, &run, &w->builder, &taken), 0);
+        eng_scheduler_committed(&w->s, r, s->kind == ENG_PASS_VERIFY);
         if (r->seq.finish != ENG_FINISH_NONE) {
             eng_scheduler_remove(&w->s, r);
             eng_request_free(r);
             finished++;
-        } else {
-            eng_scheduler_committed(&w->s, r, s->kind == ENG_PASS_VERIFY);
         }
     }
     assert_true(eng_kv_check(&w->s.kv));
@@ -337,6 +337,93 @@ static void test_limits_are_checked(void **state)
     assert_int_equal(eng_scheduler_init(&s, &limits), ENG_EINVAL);
 }
 
+// ---- the prefix cache -----------------------------------------------------------------------------------------------
+
+static struct eng_scheduler_limits sharing(void)
+{
+    struct eng_scheduler_limits limits = roomy();
+    limits.prefix_cache = true;
+    return limits;
+}
+
+// The same prompt as the request added first.
+static struct eng_request *add_again(struct world *w, enum eng_mode mode, int32_t n_prompt, int32_t max_tokens)
+{
+    uint64_t age = w->next_age;
+    w->next_age = 0;
+    struct eng_request *r = add(w, mode, n_prompt, max_tokens, 8);
+    r->seq.age = age;
+    w->next_age = age + 1;
+    return r;
+}
+
+static void test_a_page_is_shared_once_the_pass_that_wrote_it_was_committed(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w, sharing());
+    add(&w, ENG_MODE_AR, 41, 30, 8);
+    fill(&w);
+    struct eng_request *early = add_again(&w, ENG_MODE_AR, 41, 30); // before the first pass was computed
+    assert_null(eng_scheduler_admit(&w.s));
+    assert_int_equal(early->seq.n_kv, 0);
+    compute(&w);
+    struct eng_request *late = add_again(&w, ENG_MODE_AR, 41, 30);
+    fill(&w);
+    assert_int_equal(late->seq.n_kv, 40);
+    assert_int_equal(late->seq.stats.cached_tokens, 40);
+    assert_int_equal(rows_of(&w, late), 1);
+    assert_int_equal(rows_of(&w, early), 32); // a piece: others decode
+    assert_int_equal(w.s.prefix_queries, 3 * 41);
+    assert_int_equal(w.s.prefix_hits, 40);
+    run_out(&w);
+    close_world(&w);
+}
+
+static void test_admission_needs_only_pages_that_the_cache_does_not_have(void **state)
+{
+    (void)state;
+    struct world w;
+    struct eng_scheduler_limits limits = sharing();
+    limits.n_pages = 30;
+    limits.max_context = 120;
+    open_world(&w, limits);
+    add(&w, ENG_MODE_AR, 81, 30, 8); // 21 pages and more; two of them do not fit
+    fill(&w);
+    compute(&w);
+    struct eng_request *same = add_again(&w, ENG_MODE_AR, 81, 30), *other = add(&w, ENG_MODE_AR, 81, 30, 8);
+    fill(&w);
+    assert_true(same->seq.slot >= 0);
+    assert_int_equal(same->seq.n_kv, 80);
+    assert_int_equal(other->seq.slot, -1);
+    compute(&w);
+    run_out(&w);
+    close_world(&w);
+}
+
+// Whoever was preempted finds its own pages again, as far as they were not needed.
+static void test_a_preempted_sequence_finds_its_own_pages(void **state)
+{
+    (void)state;
+    struct world w;
+    struct eng_scheduler_limits limits = sharing();
+    limits.n_pages = 40;
+    limits.max_context = 110;
+    open_world(&w, limits);
+    for (int i = 0; i < 6; i++)
+        add(&w, (enum eng_mode)(1 + i % 3), 10, 60, 8);
+    while (w.s.n_running || w.s.waiting) {
+        fill(&w);
+        for (int32_t i = 0; i < w.s.n_running; i++) // nothing of a prompt was there when it came
+            assert_int_equal(w.s.running[i]->seq.stats.cached_tokens, 0);
+        compute(&w);
+    }
+    assert_true(w.s.n_preemptions > 0);
+    assert_true(w.s.prefix_hits > 0); // no two prompts are alike
+    assert_int_equal(eng_kv_available(&w.s.kv), 40);
+    close_world(&w);
+}
+
 // ---- the step after -------------------------------------------------------------------------------------------------
 
 // Plans what follows the step that fill() filled. The number of segments.
@@ -514,6 +601,9 @@ int main(void)
         cmocka_unit_test(test_admission_waits_for_pages_and_slots),
         cmocka_unit_test(test_removal_from_any_list_frees_everything),
         cmocka_unit_test(test_limits_are_checked),
+        cmocka_unit_test(test_a_page_is_shared_once_the_pass_that_wrote_it_was_committed),
+        cmocka_unit_test(test_admission_needs_only_pages_that_the_cache_does_not_have),
+        cmocka_unit_test(test_a_preempted_sequence_finds_its_own_pages),
         cmocka_unit_test(test_the_step_after_takes_its_tokens_by_links),
         cmocka_unit_test(test_whoever_is_certain_to_end_is_not_planned),
         cmocka_unit_test(test_who_leaves_is_dropped_from_both_steps),
