@@ -52,6 +52,7 @@ static const struct known fields[] = {
     {"continue_final_message", CHAT, USED},
     {"chat_template_kwargs", CHAT, USED},
     {"timeout_ms", BOTH, USED},
+    {"cache_salt", BOTH, USED},
     // Nothing about the text depends on these.
     {"user", BOTH, HARMLESS},
     {"metadata", BOTH, HARMLESS},
@@ -66,7 +67,6 @@ static const struct known fields[] = {
     {"verbosity", CHAT, HARMLESS},
     {"prediction", CHAT, HARMLESS},
     {"parallel_tool_calls", CHAT, HARMLESS},
-    {"cache_salt", BOTH, HARMLESS},
     {"request_id", BOTH, HARMLESS},
     // Refused unless the value says "no".
     {"tools", CHAT, UNSUPPORTED},

@@ -355,9 +355,11 @@ static void put_engine(struct srv_buf *out, const struct srv_server *s)
     srv_buf_printf(out, ",\"waiting\":%d,\"running\":{", (int)st.waiting);
     for (int m = 1; m < ENG_N_MODES; m++)
         srv_buf_printf(out, "%s\"%s\":%d", m > 1 ? "," : "", eng_mode_name(m), (int)st.running[m]);
-    srv_buf_printf(
-        out, "},\"kv_pages\":{\"total\":%d,\"used\":%d,\"page_size\":%d,\"type\":\"%s\"},\"forward_steps\":%llu",
-        (int)st.pages_total, (int)st.pages_used, (int)info->page_size, info->kv_type, (unsigned long long)st.steps);
+    srv_buf_printf(out,
+                   "},\"kv_pages\":{\"total\":%d,\"used\":%d,\"cached\":%d,\"page_size\":%d,\"type\":\"%s\"},\"forward_"
+                   "steps\":%llu",
+                   (int)st.pages_total, (int)st.pages_used, (int)st.pages_cached, (int)info->page_size, info->kv_type,
+                   (unsigned long long)st.steps);
     put_memory(out, &info->memory);
 }
 

@@ -7,7 +7,7 @@
 
 #include "api_common.h"
 
-enum { MAX_STOPS = 64, MAX_STOP_BYTES = 1024, MAX_STOP_IDS = 1024 };
+enum { MAX_STOPS = 64, MAX_STOP_BYTES = 1024, MAX_STOP_IDS = 1024, MAX_SALT = 1024 };
 
 static int parse_stop(struct srv_gen *g, struct srv_error *e)
 {
@@ -294,10 +294,24 @@ static int parse_mode(struct srv_gen *g, struct srv_error *e)
     return 0;
 }
 
+// What is cached for one salt is never used for another.
+static int parse_salt(struct srv_gen *g, struct srv_error *e)
+{
+    const char *salt = NULL;
+    if (srv_json_string(g->body, "", "cache_salt", &salt, e) < 0)
+        return -1;
+    size_t len = salt ? strlen(salt) : 0;
+    if (salt && (len == 0 || len > MAX_SALT))
+        return srv_error_set(e, "invalid_value", "cache_salt",
+                             "Invalid value for 'cache_salt': 1 to %d bytes are allowed.", MAX_SALT);
+    g->params.cache_salt = salt;
+    return 0;
+}
+
 int srv_api_params(struct srv_exchange *x, struct srv_gen *g, struct srv_error *e)
 {
     return parse_stream(g, e) || parse_sampling(x, g, e) || parse_counts(g, e) || parse_stop(g, e) ||
-                   parse_stop_ids(g, e) || parse_biases(g, e) || parse_mode(g, e)
+                   parse_stop_ids(g, e) || parse_biases(g, e) || parse_mode(g, e) || parse_salt(g, e)
                ? -1
                : 0;
 }

@@ -189,6 +189,7 @@ int srv_config_default(struct srv_config *c)
         .max_sequences = e.max_sequences,
         .max_step_rows = e.max_step_rows,
         .max_queue = e.max_queue,
+        .prefix_cache = e.prefix_cache,
         .max_body = 32 << 20,
         .auto_modes = e.auto_modes,
         .block_length = e.block_length,
@@ -334,6 +335,7 @@ struct eng_options srv_config_engine(const struct srv_config *c, const char *dir
     o.kv_type = c->kv_type;
     o.kv_memory = c->kv_memory;
     o.page_size = (int32_t)c->page_size;
+    o.prefix_cache = c->prefix_cache;
     o.max_sequences = (int32_t)c->max_sequences;
     o.max_step_rows = (int32_t)c->max_step_rows;
     o.max_queue = (int32_t)c->max_queue;

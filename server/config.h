@@ -26,7 +26,7 @@ struct srv_config {
         output_tokens, vocab;
     double request_timeout, drain_timeout; // seconds
     double threshold, temperature, top_p, limit_gbps, rate;
-    bool deterministic, stats, raw, json;
+    bool deterministic, prefix_cache, stats, raw, json;
     bool print_config, help; // flags only
     enum srv_origin origins[SRV_MAX_OPTIONS];
     char **arguments; // what is not a flag; borrowed from argv

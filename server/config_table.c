@@ -40,6 +40,9 @@ const struct srv_option srv_options[] = {
      "memory for keys and values; auto: what they can use, at most a quarter of the machine's or what the GPU has "
      "left"},
     {"page_size", SRV_INTEGER, AT(page_size), ALL, 1, 256, false, NULL, "tokens of one page of keys and values"},
+    {"prefix_cache", SRV_SWITCH, AT(prefix_cache), SRV_SERVE, 0, 0, false, NULL,
+     "keep finished pages and share them by content, so that a chat's next turn computes its new part only; on unless "
+     "--prefix-cache=false"},
     {"max_sequences", SRV_INTEGER, AT(max_sequences), SRV_SERVE, 1, 1024, false, NULL, "requests decoding at once"},
     {"max_step_rows", SRV_INTEGER, AT(max_step_rows), ALL, 64, 65536, false, NULL, "rows of one forward pass"},
     {"max_queue", SRV_INTEGER, AT(max_queue), SRV_SERVE, 0, 1000000, false, NULL,

@@ -192,6 +192,8 @@ static void render_engine(const struct srv_server *s, struct srv_buf *out)
     family(out, "requests_waiting", "gauge", "Requests in the queue.");
     srv_buf_printf(out, "trimode_requests_waiting %d\n", (int)st.waiting);
     count_family(out, "prompt_tokens_total", "Prompt tokens of requests whose prompt was computed.", st.prompt_tokens);
+    count_family(out, "cached_prompt_tokens_total", "Those of them that came from the prefix cache.",
+                 st.cached_prompt_tokens);
     family(out, "generated_tokens_total", "counter", "Tokens generated, by mode.");
     for (int mode = 1; mode < ENG_N_MODES; mode++)
         srv_buf_printf(out, "trimode_generated_tokens_total{mode=\"%s\"} %llu\n", eng_mode_name(mode),
@@ -218,11 +220,17 @@ static void render_engine(const struct srv_server *s, struct srv_buf *out)
                                eng_mode_name(to), (unsigned long long)st.switches[from][to]);
     count_family(out, "preemptions_total", "Running requests whose pages went to older ones and were computed again.",
                  st.preemptions);
-    family(out, "kv_pages", "gauge", "Pages of keys and values.");
-    srv_buf_printf(out, "trimode_kv_pages{state=\"used\"} %d\ntrimode_kv_pages{state=\"free\"} %d\n",
-                   (int)st.pages_used, (int)(st.pages_total - st.pages_used));
-    family(out, "kv_usage_ratio", "gauge", "Share of the pages in use, 0 to 1.");
+    family(out, "kv_pages", "gauge",
+           "Pages of keys and values: used by requests, kept by the prefix cache alone, or free.");
+    srv_buf_printf(out,
+                   "trimode_kv_pages{state=\"used\"} %d\ntrimode_kv_pages{state=\"cached\"} %d\n"
+                   "trimode_kv_pages{state=\"free\"} %d\n",
+                   (int)st.pages_used, (int)st.pages_cached, (int)(st.pages_total - st.pages_used - st.pages_cached));
+    family(out, "kv_usage_ratio", "gauge", "Share of the pages in use by requests, 0 to 1.");
     srv_buf_printf(out, "trimode_kv_usage_ratio %.6g\n", st.pages_total ? (double)st.pages_used / st.pages_total : 0.0);
+    count_family(out, "prefix_cache_queries_total", "Tokens looked up in the prefix cache when requests start.",
+                 st.prefix_queries);
+    count_family(out, "prefix_cache_hits_total", "Tokens found there, and not computed.", st.prefix_hits);
     engine_hist(out, "forward_rows", "Rows of a forward call.", &st.rows);
     engine_hist(out, "forward_seconds", "Time of a forward call.", &st.seconds);
     engine_hist(out, "accepted_length", "Drafted tokens accepted by one verification.", &st.accepted_length);

@@ -145,6 +145,11 @@ class Case(unittest.TestCase):
         fields.setdefault("max_tokens", self.max_context() - 200)
         return self.chat_body("Count from 3 to 14.", ignore_eos=True, **{"mode": "ar", **fields})
 
+    @staticmethod
+    def counts(usage):
+        """The numbers of tokens that depend on the request alone, and not on what the prefix cache happened to hold."""
+        return {k: v for k, v in usage.items() if k != "prompt_tokens_details"}
+
     # ---- checks ----
 
     def assert_error(self, answer, status, code=Ellipsis, param=Ellipsis, kind=None):

@@ -10,7 +10,8 @@ from case import CHAT, COMPLETIONS, MODES, SLOW, Case, prompts, together
 
 PROMISED = {
     "requests_running": "gauge", "requests_waiting": "gauge", "requests_total": "counter", "http_responses_total": "counter",
-    "prompt_tokens_total": "counter", "generated_tokens_total": "counter",
+    "prompt_tokens_total": "counter", "cached_prompt_tokens_total": "counter", "prefix_cache_queries_total": "counter",
+    "prefix_cache_hits_total": "counter", "generated_tokens_total": "counter",
     "forward_passes_total": "counter", "forward_rows": "histogram", "forward_seconds": "histogram",
     "tokens_per_forward": "histogram", "accepted_length": "histogram", "denoise_passes": "histogram",
     "wasted_rows_total": "counter", "mode_decisions_total": "counter", "mode_switches_total": "counter",
@@ -70,7 +71,7 @@ class Prometheus(Case):
     def test_pages_and_weights(self):
         m = self.server.metrics()
         states = {dict(labels)["state"] for (n, labels) in m if n == "trimode_kv_pages"}
-        self.assertIn("used", states)
+        self.assertEqual(states, {"used", "cached", "free"})
         self.assertGreater(self.server.metric("weights_bytes", m), 0)
         # What the backend counts as weights is the checkpoint, but for rounding up.
         weights, file = self.server.metric("memory_bytes", m, category="weights"), self.server.metric("weights_bytes", m, copy="file")

@@ -289,6 +289,7 @@ struct eng_options eng_options_default(void)
                                 .max_sequences = 16,
                                 .max_step_rows = 512,
                                 .max_queue = 1000,
+                                .prefix_cache = true,
                                 .auto_modes = 1u << ENG_MODE_AR | 1u << ENG_MODE_SELF_SPECULATION,
                                 .block_length = 32,
                                 .threshold = 0.9f};
@@ -562,7 +563,11 @@ void eng_stats(const struct eng_engine *e, struct eng_stats *ret)
                               .waiting = 2,
                               .preemptions = 3,
                               .drafted_tokens = 12,
-                              .accepted_tokens = 9};
+                              .accepted_tokens = 9,
+                              .pages_cached = 10,
+                              .cached_prompt_tokens = 4,
+                              .prefix_queries = 9,
+                              .prefix_hits = 5};
     ret->running[ENG_MODE_AR] = 1;
     ret->generated_tokens[ENG_MODE_AR] = 10;
     ret->generated_tokens[ENG_MODE_DIFFUSION] = 20;

@@ -116,6 +116,7 @@ static void test_version_and_status(void **state)
     assert_string_equal(text_at(j, "requests.0.request_id"), "live-one");
     assert_string_equal(text_at(j, "requests.0.mode"), "ar");
     assert_int_equal(number_at(j, "kv_pages.total"), 32);
+    assert_int_equal(number_at(j, "kv_pages.cached"), 10);
     assert_string_equal(text_at(j, "kv_pages.type"), "f32");
     assert_string_equal(text_at(j, "backend_reason"), "there is no GPU");
     assert_int_equal(number_at(j, "memory.total"), 0);

@@ -262,6 +262,23 @@ static void test_modes_and_what_may_come_with_them(void **state)
     assert_string_equal(e.code, "unsupported_value");
 }
 
+static void test_the_cache_salt_is_a_text_that_is_not_empty(void **state)
+{
+    (void)state;
+    for (int chat = 0; chat < 2; chat++) {
+        take(chat, "\"cache_salt\":\"tenant 7\"");
+        assert_string_equal(g->params.cache_salt, "tenant 7");
+        take(chat, "\"cache_salt\":null");
+        assert_null(g->params.cache_salt);
+        refuse(chat, "\"cache_salt\":\"\"", "cache_salt", "1 to 1024 bytes");
+        refuse(chat, "\"cache_salt\":7", "cache_salt", "expected a string");
+        char fields[1200] = "\"cache_salt\":\"";
+        memset(fields + strlen(fields), 's', 1025);
+        strcat(fields, "\"");
+        refuse(chat, fields, "cache_salt", "1 to 1024 bytes");
+    }
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -276,6 +293,7 @@ int main(void)
         T(test_biases),
         T(test_stream_options),
         T(test_modes_and_what_may_come_with_them),
+        T(test_the_cache_salt_is_a_text_that_is_not_empty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,10 +93,27 @@ static void test_the_shipped_file_is_valid_and_holds_the_defaults(void **state)
         fail_msg("%s", err);
     assert_int_equal(srv_config_default(&d), 0);
     assert_int_equal(c.page_size, d.page_size);
+    assert_true(c.prefix_cache && d.prefix_cache);
     assert_int_equal(c.auto_modes, d.auto_modes);
     assert_true(c.threshold == d.threshold && c.max_body == d.max_body && c.block_length == d.block_length);
     srv_config_done(&c);
     srv_config_done(&d);
+}
+
+static void test_the_prefix_cache_can_be_turned_off_everywhere(void **state)
+{
+    (void)state;
+    char *env[] = {"TRIMODE_PREFIX_CACHE=false", NULL};
+    const char *const flags[] = {"--prefix-cache=false", NULL}, *const file[] = {"--config", path, NULL};
+    struct srv_config c;
+    write_file("prefix_cache: false\n");
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(read_with(&c, SRV_SERVE, i == 1 ? env : NULL, i == 2 ? flags : i == 3 ? file : NULL), 0);
+        assert_int_equal(c.prefix_cache, i == 0);
+        assert_int_equal(srv_config_engine(&c, "dir").prefix_cache, i == 0);
+        srv_config_done(&c);
+    }
+    refuse("--prefix-cache=maybe", "", "true or false");
 }
 
 static void test_ranges(void **state)
@@ -200,6 +217,7 @@ int main(void)
         cmocka_unit_test(test_flags_beat_environment_beats_file_beats_default),
         cmocka_unit_test(test_the_file_may_come_from_the_environment),
         cmocka_unit_test(test_the_shipped_file_is_valid_and_holds_the_defaults),
+        cmocka_unit_test(test_the_prefix_cache_can_be_turned_off_everywhere),
         cmocka_unit_test(test_ranges),
         cmocka_unit_test(test_a_flag_without_value),
         cmocka_unit_test(test_unusable_combinations),

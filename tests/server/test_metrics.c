@@ -65,6 +65,11 @@ static void test_counts_requests_answers_and_times(void **state)
     expect(r.body, "trimode_forward_rows_bucket{le=\"+Inf\"} 4");
     expect(r.body, "trimode_preemptions_total 3");
     expect(r.body, "trimode_kv_pages{state=\"used\"} 8");
+    expect(r.body, "trimode_kv_pages{state=\"cached\"} 10");
+    expect(r.body, "trimode_kv_pages{state=\"free\"} 14");
+    expect(r.body, "trimode_cached_prompt_tokens_total 4");
+    expect(r.body, "trimode_prefix_cache_queries_total 9");
+    expect(r.body, "trimode_prefix_cache_hits_total 5");
     expect(r.body, "trimode_kv_usage_ratio 0.25");
     expect(r.body, "trimode_requests_running{mode=\"ar\"} 1");
     expect(r.body, "trimode_weights_bytes{copy=\"resident\"} 1000");
