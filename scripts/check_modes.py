@@ -178,7 +178,8 @@ def main():
     args = p.parse_args()
     counts = [int(c) for c in args.clients.split(",")]
     binary = os.path.join(args.build, "trimode")
-    extra = ["--block-length", args.block_length] if args.block_length else []
+    # Every round repeats the prompts; what earlier rounds left in the cache would be measured in place of the modes.
+    extra = ["--prefix-cache=false", *(["--block-length", args.block_length] if args.block_length else [])]
 
     has_adapter = os.path.isdir(os.path.join(args.model, "linear_spec_lora"))
     servers = {"adapter": Server(binary, args.model, *extra), "none": Server(binary, args.model, "--adapter", "none", *extra)}
