@@ -85,6 +85,11 @@ static void render_engine(struct page *p, const struct srv_server *s)
     number(p, "kv_cache_usage_perc", "gauge", "Share of the pages in use, 0 to 1.",
            st.pages_total ? (double)st.pages_used / st.pages_total : 0);
     number(p, "prompt_tokens_total", "counter", "Prompt tokens computed.", (double)st.prompt_tokens);
+    number(p, "prompt_tokens_cached_total", "counter", "Those of them that came from the prefix cache.",
+           (double)st.cached_prompt_tokens);
+    number(p, "prefix_cache_queries_total", "counter", "Tokens looked up in the prefix cache.",
+           (double)st.prefix_queries);
+    number(p, "prefix_cache_hits_total", "counter", "Tokens found there.", (double)st.prefix_hits);
     number(p, "generation_tokens_total", "counter", "Tokens generated.", (double)generated);
     number(p, "num_preemptions_total", "counter", "Running requests whose pages went to older ones.",
            (double)st.preemptions);

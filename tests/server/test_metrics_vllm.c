@@ -54,6 +54,9 @@ static void test_what_pickers_and_dashboards_read(void **state)
     expect(r.body,
            "vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"32\",cache_dtype=\"f32\",engine=\"0\"} 1");
     expect(r.body, "vllm:prompt_tokens_total{" LABEL "} 7");
+    expect(r.body, "vllm:prompt_tokens_cached_total{" LABEL "} 4");
+    expect(r.body, "vllm:prefix_cache_queries_total{" LABEL "} 9");
+    expect(r.body, "vllm:prefix_cache_hits_total{" LABEL "} 5");
     expect(r.body, "vllm:generation_tokens_total{" LABEL "} 30");
     expect(r.body, "vllm:num_preemptions_total{" LABEL "} 3");
     expect(r.body, "vllm:spec_decode_num_drafts_total{" LABEL "} 4");
