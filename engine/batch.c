@@ -92,3 +92,13 @@ void eng_batch_link(struct eng_batch *b, int32_t row, int32_t choice)
     b->tokens[row] = 0;
     b->n_links++;
 }
+
+struct eng_cost_pass eng_batch_cost(const struct eng_batch *b)
+{
+    struct eng_cost_pass pass = {0};
+    for (int32_t i = 0; i < b->n_segments; i++) {
+        const struct eng_segment *s = &b->segments[i];
+        eng_cost_pass_add(&pass, s->rows, s->first_pos, s->n_wanted, s->adapter);
+    }
+    return pass;
+}

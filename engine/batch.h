@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cost.h"
 #include "engine.h"
 #include "kernels.h"
 
@@ -58,3 +59,5 @@ struct krn_select_row *eng_batch_want(struct eng_batch *b, struct eng_segment *s
 void eng_batch_accept(struct eng_batch *b, struct eng_segment *segment);
 // The token of row `row` is choice `choice` of the batch submitted before this one.
 void eng_batch_link(struct eng_batch *b, int32_t row, int32_t choice);
+// What the batch costs (cost.h).
+struct eng_cost_pass eng_batch_cost(const struct eng_batch *b);

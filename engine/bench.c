@@ -118,13 +118,13 @@ static int check_choices(const struct eng_batch *batch)
     return 0;
 }
 
-static int run_alone(struct eng_bench *b, int runs, struct eng_bench_time *ret)
+static int run_alone(struct eng_bench *b, int warm_ups, int runs, struct eng_bench_time *ret)
 {
     int64_t total[MAX_RUNS], host[MAX_RUNS];
     const struct eng_model *m = &b->parts.model;
     struct eng_batch *batch = &b->batches[0];
     int rc = 0;
-    for (int i = -WARM_UPS; rc == 0 && i < runs; i++) {
+    for (int i = -warm_ups; rc == 0 && i < runs; i++) {
         int64_t start = eng_now_ns();
         rc = m->submit(m->ctx, batch);
         int64_t submitted = eng_now_ns();
@@ -178,7 +178,8 @@ static void count_bytes(const struct eng_bench *b, const struct eng_bench_shape 
     ret->kv_bytes = (int64_t)shape->segments * (shape->context + shape->rows) * info->kv_token_bytes;
 }
 
-int eng_bench_pass(struct eng_bench *b, const struct eng_bench_shape *shape, int runs, struct eng_bench_time *ret)
+int eng_bench_measure(struct eng_bench *b, const struct eng_bench_shape *shape, int warm_ups, int runs,
+                      struct eng_bench_time *ret)
 {
     *ret = (struct eng_bench_time){0};
     int64_t rows = (int64_t)shape->segments * shape->rows;
@@ -194,14 +195,23 @@ int eng_bench_pass(struct eng_bench *b, const struct eng_bench_shape *shape, int
     lay_out(b, &b->batches[0], shape);
     lay_out(b, &b->batches[1], shape);
     count_bytes(b, shape, ret);
-    rc = run_alone(b, runs, ret);
+    rc = run_alone(b, warm_ups, runs, ret);
     return rc != 0 ? rc : run_queued(b, runs, ret);
+}
+
+int eng_bench_pass(struct eng_bench *b, const struct eng_bench_shape *shape, int runs, struct eng_bench_time *ret)
+{
+    return eng_bench_measure(b, shape, WARM_UPS, runs, ret);
+}
+
+struct eng_cost_pass eng_bench_cost(const struct eng_bench *b)
+{
+    return eng_batch_cost(&b->batches[0]);
 }
 
 // ---- open and close -------------------------------------------------------------------------------------------------
 
-// All but the parts.
-static void free_bench(struct eng_bench *b)
+void eng_bench_leave(struct eng_bench *b)
 {
     eng_batch_done(&b->batches[0]);
     eng_batch_done(&b->batches[1]);
@@ -230,7 +240,7 @@ int eng_bench_make(const struct eng_options *options, const struct eng_parts *pa
     b->filled = calloc((size_t)n, sizeof *b->filled);
     if (!b->pages || !b->filled || eng_batch_init(&b->batches[0], options->max_step_rows, n) ||
         eng_batch_init(&b->batches[1], options->max_step_rows, n)) {
-        free_bench(b);
+        eng_bench_leave(b);
         return fail(ENG_ENOMEM, err, err_size, "out of memory");
     }
     for (int32_t i = 0; i < n * slot_pages; i++)
@@ -275,5 +285,5 @@ void eng_bench_close(struct eng_bench *b)
         b->parts.model.close(b->parts.model.ctx);
     if (b->parts.release)
         b->parts.release(b->parts.owner);
-    free_bench(b);
+    eng_bench_leave(b);
 }

@@ -240,6 +240,10 @@ static bool wait_for(struct eng_engine *e, struct eng_step *step)
     st->steps++;
     eng_hist_add(&st->rows, step->batch.n_rows);
     eng_hist_add(&st->seconds, (double)(now - start) / 1e9);
+    if (e->parts.info.cost.n_knots) {
+        struct eng_cost_pass pass = eng_batch_cost(&step->batch);
+        eng_cost_observe(&e->cost_live, &e->parts.info.cost, &pass, (double)(now - start) / 1e9);
+    }
     e->done_ns = now;
     return true;
 }
@@ -367,6 +371,8 @@ static void publish(struct eng_engine *e)
     st->pages_cached = e->sched.kv.n_cached;
     st->prefix_queries = e->sched.prefix_queries;
     st->prefix_hits = e->sched.prefix_hits;
+    st->has_cost = e->parts.info.cost.n_knots > 0;
+    st->step_error_ratio = eng_cost_error_ratio(&e->cost_live);
     st->preemptions = e->sched.n_preemptions;
     // Whoever sees a finish may submit again at once, so the place is free before; and it is free before the numbers
     // are shown (see eng_stats).

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "cost.h"
 
 struct cJSON;
 struct eng_engine;
@@ -44,16 +45,18 @@ struct eng_options {
     int64_t kv_memory;   // bytes; 0: what max_sequences x max_context needs, at most a quarter of the machine's memory
                          // (CPU) or what the device has left
     int32_t page_size;   // tokens, 1 .. 256
-    int32_t max_sequences; // decoding at once, 1 .. 1024
-    int32_t max_step_rows; // rows of one forward pass, >= 64
-    int32_t max_queue;     // waiting requests beyond max_sequences
-    bool cold;             // no warm-up while opening: the first pass of each size may take longer
-    bool prefix_cache;     // finished KV pages are kept and shared by requests that begin alike
-    int32_t auto_rows;     // `auto` self-speculates while all active blocks fit this many rows
-    enum eng_mode mode;    // for requests that say ENG_MODE_AUTO by default (never overrides a request's own mode)
-    unsigned auto_modes;   // bit set by (1u << mode): what auto may choose
-    int32_t block_length;  // default: 4, 8, 16, 32, 64
-    float threshold;       // default of diffusion, (0, 1]
+    int32_t max_sequences;  // decoding at once, 1 .. 1024
+    int32_t max_step_rows;  // rows of one forward pass, >= 64
+    int32_t max_queue;      // waiting requests beyond max_sequences
+    const char *cost_model; // a file of eng_cost_save; "" or NULL: none
+    bool calibrate;         // without such a file: measures one while opening, for about a second
+    bool cold;              // no warm-up while opening: the first pass of each size may take longer
+    bool prefix_cache;      // finished KV pages are kept and shared by requests that begin alike
+    int32_t auto_rows;      // `auto` self-speculates while all active blocks fit this many rows
+    enum eng_mode mode;     // for requests that say ENG_MODE_AUTO by default (never overrides a request's own mode)
+    unsigned auto_modes;    // bit set by (1u << mode): what auto may choose
+    int32_t block_length;   // default: 4, 8, 16, 32, 64
+    float threshold;        // default of diffusion, (0, 1]
     void (*progress)(void *user, const char *what, double fraction); // while opening; may be NULL
     void (*notify)(void *user);                                      // engine thread: events are ready; may be NULL
     void *user;
@@ -100,6 +103,8 @@ struct eng_info {
     unsigned modes; // bits of enum eng_mode
     bool has_adapter;
     bool has_chat_template;
+    struct eng_cost cost;     // n_knots 0: none. As it was measured: the live correction is in eng_stats
+    const char *cost_origin;  // "file", "measured at start", "none"
     struct eng_memory memory; // of the backend once everything was opened
 };
 const struct eng_info *eng_info(const struct eng_engine *e); // lives as long as the engine
@@ -298,6 +303,8 @@ struct eng_stats {
     uint64_t switches[ENG_N_MODES][ENG_N_MODES];
     uint64_t preemptions; // of running requests, whose pages went to older ones
     struct eng_hist rows, seconds, accepted_length, denoise_passes;
+    bool has_cost;           // there is a cost model
+    double step_error_ratio; // its running predicted / actual time of a forward call; 1 before the first
 };
 // NULL while all is well; else one sentence on how the backend was lost: nothing is accepted any more, and what ran
 // ended with ENG_FINISH_ERROR. Any thread; lives as long as the engine.
@@ -350,3 +357,30 @@ const struct eng_info *eng_bench_info(const struct eng_bench *b);
 int eng_bench_pass(struct eng_bench *b, const struct eng_bench_shape *shape, int runs, struct eng_bench_time *ret);
 // One sentence or phrase on the last failure of eng_bench_pass.
 const char *eng_bench_error(const struct eng_bench *b, int code);
+
+// ---- calibration ----------------------------------------------------------------------------------------------------
+
+enum { ENG_MAX_CALIBRATION = 192, ENG_MAX_CHECKS = 8 };
+
+struct eng_calibrated {
+    struct eng_bench_shape shape;
+    struct eng_cost_sample sample; // its pass and the shortest of its times
+    bool adapter;
+};
+
+struct eng_calibration {
+    struct eng_cost cost;
+    int32_t n_passes, n_checks;
+    struct eng_calibrated passes[ENG_MAX_CALIBRATION]; // what was fitted
+    struct eng_calibrated checks[ENG_MAX_CHECKS];      // measured afterwards, of sizes that were not fitted
+    double check_error;                                // median of the relative errors there
+    double seconds;                                    // it took, without the opening
+};
+
+// Opens the model as eng_open does, measures its passes for about `seconds` (slow models: at least a few passes), fits
+// and checks. options->progress is told "calibrate" and the fraction. No engine exists beside it. *ret is large; on
+// failure it holds nothing of use and err one sentence.
+int eng_calibrate(const struct eng_options *options, double seconds, struct eng_calibration *ret, char *err,
+                  size_t err_size);
+// Writes the file that options->cost_model reads. 0, or a negative code and one sentence.
+int eng_cost_save(const char *path, const struct eng_cost *cost, char *err, size_t err_size);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "calibrate.h"
 #include "kv_plan.h"
 #include "model/weights.h"
 #include "text/chat.h"
@@ -221,7 +222,9 @@ int eng_open(const struct eng_options *options, struct eng_engine **ret_engine, 
     int rc = eng_load(options, &parts, err, err_size);
     if (rc)
         return rc;
-    rc = eng_open_model(options, &parts, ret_engine, err, err_size);
+    rc = eng_cost_open(options, &parts, err, err_size);
+    if (!rc)
+        rc = eng_open_model(options, &parts, ret_engine, err, err_size);
     if (rc) {
         parts.model.close(parts.model.ctx);
         release(parts.owner);

@@ -124,6 +124,8 @@ static int start_handovers(struct eng_engine *e, const struct eng_options *o)
     if (rc)
         goto events;
     e->counters.now.pages_total = e->sched.kv.n_pages;
+    e->counters.now.has_cost = e->parts.info.cost.n_knots > 0;
+    e->counters.now.step_error_ratio = 1;
     eng_counters_publish(&e->counters);
     rc = eng_live_init(&e->live, o->max_sequences);
     if (rc)

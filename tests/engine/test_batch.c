@@ -74,12 +74,29 @@ static void test_links_and_accepts_are_counted(void **state)
     eng_batch_done(&b);
 }
 
+static void test_the_cost_of_a_batch_is_that_of_its_segments(void **state)
+{
+    (void)state;
+    struct eng_batch b;
+    assert_int_equal(eng_batch_init(&b, 16, 4), 0);
+    struct eng_segment *s = eng_batch_add(&b, 0, ENG_PASS_DRAFT, 10, 4);
+    s->adapter = true;
+    for (int32_t i = 1; i < 4; i++)
+        eng_batch_want(&b, s, i);
+    eng_batch_want(&b, eng_batch_add(&b, 1, ENG_PASS_AR, 7, 1), 0);
+    struct eng_cost_pass p = eng_batch_cost(&b);
+    assert_true(p.rows == 5 && p.segments == 2 && p.choices == 4 && p.adapter_rows == 4);
+    assert_true(p.context == 14 + 8 && p.pairs == 4 * 14 + 8);
+    eng_batch_done(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_segments_stand_one_after_the_other),
         cmocka_unit_test(test_segments_are_bounded),
         cmocka_unit_test(test_links_and_accepts_are_counted),
+        cmocka_unit_test(test_the_cost_of_a_batch_is_that_of_its_segments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
