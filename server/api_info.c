@@ -333,6 +333,31 @@ static void put_memory(struct srv_buf *out, const struct eng_memory *m)
     srv_buf_puts(out, "}}");
 }
 
+// The coefficients in seconds, as `trimode calibrate` writes them; null when there is no model.
+static void put_cost(struct srv_buf *out, const struct eng_info *info, const struct eng_stats *st)
+{
+    const struct eng_cost *c = &info->cost;
+    srv_buf_puts(out, ",\"cost_model\":");
+    if (!c->n_knots) {
+        srv_buf_puts(out, "null");
+        return;
+    }
+    srv_buf_puts(out, "{\"origin\":");
+    srv_buf_jsonz(out, info->cost_origin);
+    srv_buf_printf(out,
+                   ",\"samples\":%d,\"median_error\":%.4g,\"worst_error\":%.4g,\"base\":%.6g,\"segment\":%.6g,"
+                   "\"choice\":%.6g,\"context\":%.6g,\"pair\":%.6g,\"adapter_row\":%.6g,\"rows\":[",
+                   (int)c->n_samples, c->median_error, c->worst_error, c->base, c->segment, c->choice, c->context,
+                   c->pair, c->adapter_row);
+    for (int32_t k = 0; k < c->n_knots; k++)
+        srv_buf_printf(out, "%s{\"from\":%d,\"seconds_a_row\":%.6g}", k ? "," : "", (int)c->knots[k], c->slopes[k]);
+    srv_buf_puts(out, "],\"beyond\":[");
+    for (int i = 0; i < ENG_COST_BENDS; i++)
+        srv_buf_printf(out, "%s{\"context\":%d,\"seconds_a_position\":%.6g}", i ? "," : "", (int)eng_cost_bend(i),
+                       c->far[i]);
+    srv_buf_printf(out, "],\"predicted_step_error_ratio\":%.6g}", st->step_error_ratio);
+}
+
 static void put_engine(struct srv_buf *out, const struct srv_server *s)
 {
     struct eng_stats st = {0};
@@ -360,6 +385,7 @@ static void put_engine(struct srv_buf *out, const struct srv_server *s)
                    "steps\":%llu",
                    (int)st.pages_total, (int)st.pages_used, (int)st.pages_cached, (int)info->page_size, info->kv_type,
                    (unsigned long long)st.steps);
+    put_cost(out, info, &st);
     put_memory(out, &info->memory);
 }
 

@@ -11,3 +11,5 @@ int srv_cli_chat(const struct srv_config *config);
 int srv_cli_bench(const struct srv_config *config);
 // A load on a server (bench_serve.c), which needs no engine; the exit status is 1 when a request failed.
 int srv_cli_bench_serve(const struct srv_config *config);
+// The cost model of this machine and model (cli_calibrate.c); returns the exit status.
+int srv_cli_calibrate(const struct srv_config *config);

@@ -57,7 +57,7 @@ static bool set_word(const struct srv_option *o, void *at, const char *value)
 {
     static const char *const words[] = {
         "auto",   "cpu",  "cuda", "f32",  "bf16", "fp8",   "q4",   "ar",   "diffusion", "self_speculation",
-        "native", "vllm", "both", "text", "json", "debug", "info", "warn", "error"};
+        "native", "vllm", "both", "text", "json", "debug", "info", "warn", "error",     "off"};
     size_t n = strlen(value);
     for (const char *p = o->words; n; p++) {
         size_t len = strcspn(p, "|");
@@ -184,6 +184,7 @@ int srv_config_default(struct srv_config *c)
         .metrics_names = "native",
         .log_format = "text",
         .log_level = "info",
+        .calibration = "auto",
         .port = 8000,
         .page_size = e.page_size,
         .max_sequences = e.max_sequences,
@@ -202,13 +203,15 @@ int srv_config_default(struct srv_config *c)
         .runs = 20,
         .prompt_tokens = 128,
         .output_tokens = 64,
+        .seconds = 35,
     };
     static const char *const texts[][2] = {
         {"model", "nano"},         {"served_model_name", ""}, {"host", "127.0.0.1"},
         {"adapter", "auto"},       {"cuda_module", ""},       {"api_key_file", ""},
         {"metrics_key_file", ""},  {"cors_origin", ""},       {"system", ""},
         {"rows", "1,8,32"},        {"context", "128"},        {"kind", "ar"},
-        {"clients", "1,2,4,8,16"}, {"dataset", ""},           {"url", "http://127.0.0.1:8000"}};
+        {"clients", "1,2,4,8,16"}, {"dataset", ""},           {"url", "http://127.0.0.1:8000"},
+        {"cost_model", ""},        {"output", "cost.json"}};
     char err[160];
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (srv_config_set(c, texts[i][0], texts[i][1], SRV_FROM_DEFAULT, "default", err, sizeof err))
@@ -339,6 +342,7 @@ struct eng_options srv_config_engine(const struct srv_config *c, const char *dir
     o.max_sequences = (int32_t)c->max_sequences;
     o.max_step_rows = (int32_t)c->max_step_rows;
     o.max_queue = (int32_t)c->max_queue;
+    o.cost_model = c->cost_model;
     o.auto_modes = (unsigned)c->auto_modes;
     o.block_length = (int32_t)c->block_length;
     o.threshold = (float)c->threshold;

@@ -6,26 +6,34 @@
 #include <stdint.h>
 #include <stdio.h>
 
-enum srv_command { SRV_SERVE = 1, SRV_GENERATE = 2, SRV_CHAT = 4, SRV_BENCH = 8, SRV_BENCH_SERVE = 16 };
+enum srv_command {
+    SRV_SERVE = 1,
+    SRV_GENERATE = 2,
+    SRV_CHAT = 4,
+    SRV_BENCH = 8,
+    SRV_BENCH_SERVE = 16,
+    SRV_CALIBRATE = 32
+};
 
 enum srv_origin { SRV_FROM_DEFAULT, SRV_FROM_FILE, SRV_FROM_ENVIRONMENT, SRV_FROM_FLAG };
 
-enum { SRV_MAX_OPTIONS = 64 };
+enum { SRV_MAX_OPTIONS = 96 };
 
 // Values after the last source; see the table in config_table.c for ranges. Sizes and counts: 0 stands for `auto`.
 struct srv_config {
     char *config; // the file that was read, or NULL
     char *model, *served_model_name, *host, *adapter, *cuda_module, *api_key_file, *metrics_key_file, *cors_origin,
-        *system;
+        *system, *cost_model, *output;
     char *rows, *context, *kind;   // comma lists of bench forward
     char *url, *clients, *dataset; // of bench serve
-    const char *backend, *weights, *kv_type, *mode, *metrics_names, *log_format, *log_level; // one of the allowed words
+    const char *backend, *weights, *kv_type, *mode, *metrics_names, *log_format, *log_level,
+        *calibration; // one of the allowed words
     int64_t port, threads, max_context, kv_memory, page_size, max_sequences, max_step_rows, max_queue, max_body;
     int64_t auto_modes; // bits of enum eng_mode
     int64_t block_length, cpu_mask, device, tensor_parallel, max_tokens, top_k, seed, runs, requests, prompt_tokens,
         output_tokens, vocab;
     double request_timeout, drain_timeout; // seconds
-    double threshold, temperature, top_p, limit_gbps, rate;
+    double threshold, temperature, top_p, limit_gbps, rate, seconds;
     bool deterministic, prefix_cache, stats, raw, json;
     bool print_config, help; // flags only
     enum srv_origin origins[SRV_MAX_OPTIONS];

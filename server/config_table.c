@@ -8,7 +8,7 @@
 #include "engine.h"
 
 #define AT(field) offsetof(struct srv_config, field)
-#define ALL (SRV_SERVE | SRV_GENERATE | SRV_CHAT | SRV_BENCH)
+#define ALL (SRV_SERVE | SRV_GENERATE | SRV_CHAT | SRV_BENCH | SRV_CALIBRATE)
 #define LOCAL (SRV_GENERATE | SRV_CHAT)
 #define LOAD SRV_BENCH_SERVE
 #define GIB 1073741824.0
@@ -60,6 +60,10 @@ const struct srv_option srv_options[] = {
     {"threshold", SRV_NUMBER, AT(threshold), ALL | LOAD, 0, 1, false, NULL,
      "confidence at which diffusion reveals a token"},
     {"adapter", SRV_TEXT, AT(adapter), ALL, 1, 4096, false, NULL, "draft adapter: auto, none or a folder"},
+    {"cost_model", SRV_TEXT, AT(cost_model), SRV_SERVE, 0, 4096, false, NULL,
+     "file of `trimode calibrate`; measured at the start when empty"},
+    {"calibration", SRV_WORD, AT(calibration), SRV_SERVE, 0, 0, false, "auto|off",
+     "auto: without cost_model, time a few passes at the start (under two seconds with a small model)"},
     {"api_key_file", SRV_TEXT, AT(api_key_file), SRV_SERVE | LOAD, 0, 4096, false, NULL,
      "accepted keys, one a line; off when empty. A load uses the first"},
     {"metrics_key_file", SRV_TEXT, AT(metrics_key_file), SRV_SERVE, 0, 4096, false, NULL,
@@ -90,6 +94,8 @@ const struct srv_option srv_options[] = {
     {"runs", SRV_INTEGER, AT(runs), SRV_BENCH, 1, 1000, false, NULL, "timed passes of each shape"},
     {"limit_gbps", SRV_NUMBER, AT(limit_gbps), SRV_BENCH, 0, 1000000, false, NULL,
      "read bandwidth of this machine; prints each pass's share of it"},
+    {"output", SRV_TEXT, AT(output), SRV_CALIBRATE, 1, 4096, false, NULL, "file to write"},
+    {"seconds", SRV_NUMBER, AT(seconds), SRV_CALIBRATE, 1, 600, false, NULL, "time to measure for, about"},
     {"url", SRV_TEXT, AT(url), LOAD, 1, 1024, false, NULL, "server of the load: http://HOST[:PORT][/PREFIX]"},
     {"clients", SRV_TEXT, AT(clients), LOAD, 1, 256, false, NULL,
      "clients that each send one request after another; a comma list, one load level each"},

@@ -115,6 +115,7 @@ static void load_model(void *user)
 {
     struct srv_server *s = user;
     struct eng_options o = srv_config_engine(s->config, s->model_dir);
+    o.calibrate = !strcmp(s->config->calibration, "auto");
     o.progress = on_progress;
     o.notify = on_notify;
     o.user = s;

@@ -22,6 +22,8 @@ static const struct command {
      SRV_BENCH},
     {"bench", "serve", "trimode bench serve --url http://HOST:PORT [--flag value ...]",
      "a load on a running server, every stream verified", SRV_BENCH_SERVE},
+    {"calibrate", NULL, "trimode calibrate [--flag value ...]", "measure the cost model that serve loads",
+     SRV_CALIBRATE},
 };
 
 static int usage(FILE *out, int status)
@@ -99,6 +101,8 @@ static int run(const struct command *command, int argc, char **argv)
         status = srv_cli_bench(&config);
     } else if (command->command == SRV_BENCH_SERVE) {
         status = srv_cli_bench_serve(&config);
+    } else if (command->command == SRV_CALIBRATE) {
+        status = srv_cli_calibrate(&config);
     } else {
         status = srv_cli_chat(&config);
     }
@@ -122,6 +126,6 @@ int main(int argc, char **argv)
             return run(&commands[i], argc - 2, argv + 2);
     if (!strcmp(argv[1], "bench"))
         return bench_usage(second);
-    fprintf(stderr, "trimode: there is no command '%s'; allowed: serve, generate, chat, bench\n", argv[1]);
+    fprintf(stderr, "trimode: there is no command '%s'; allowed: serve, generate, chat, bench, calibrate\n", argv[1]);
     return 2;
 }

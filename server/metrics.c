@@ -233,6 +233,11 @@ static void render_engine(const struct srv_server *s, struct srv_buf *out)
     count_family(out, "prefix_cache_hits_total", "Tokens found there, and not computed.", st.prefix_hits);
     engine_hist(out, "forward_rows", "Rows of a forward call.", &st.rows);
     engine_hist(out, "forward_seconds", "Time of a forward call.", &st.seconds);
+    if (st.has_cost) {
+        family(out, "predicted_step_error_ratio", "gauge",
+               "Predicted over actual time of a forward call, running mean; the router corrects by it.");
+        srv_buf_printf(out, "trimode_predicted_step_error_ratio %.6g\n", st.step_error_ratio);
+    }
     engine_hist(out, "accepted_length", "Drafted tokens accepted by one verification.", &st.accepted_length);
     engine_hist(out, "denoise_passes", "Denoising passes of one block.", &st.denoise_passes);
     family(out, "weights_bytes", "gauge", "Bytes of the weights: resident, and in the checkpoint.");

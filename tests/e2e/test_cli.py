@@ -31,7 +31,7 @@ class Cli(unittest.TestCase):
     def test_version_and_help(self):
         self.assertRegex(self.ok("--version"), r"\d+\.\d+\.\d+")
         text = self.ok("--help")
-        for command in ("serve", "generate", "chat"):
+        for command in ("serve", "generate", "chat", "calibrate"):
             self.assertIn(command, text)
             self.assertIn("--model", self.ok(command, "--help"))
         for flag in ("--port", "--mode", "--block-length", "--adapter", "--drain-timeout", "--max-queue", "--print-config"):

@@ -15,7 +15,8 @@ PROMISED = {
     "forward_passes_total": "counter", "forward_rows": "histogram", "forward_seconds": "histogram",
     "tokens_per_forward": "histogram", "accepted_length": "histogram", "denoise_passes": "histogram",
     "wasted_rows_total": "counter", "mode_decisions_total": "counter", "mode_switches_total": "counter",
-    "preemptions_total": "counter", "kv_pages": "gauge", "kv_usage_ratio": "gauge", "time_to_first_token_seconds": "histogram",
+    "preemptions_total": "counter", "kv_pages": "gauge", "kv_usage_ratio": "gauge", "predicted_step_error_ratio": "gauge",
+    "time_to_first_token_seconds": "histogram",
     "inter_token_seconds": "histogram", "queue_seconds": "histogram", "request_seconds": "histogram",
     "weights_bytes": "gauge", "memory_bytes": "gauge", "build_info": "gauge",
 }

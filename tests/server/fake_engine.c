@@ -325,7 +325,16 @@ int eng_open(const struct eng_options *options, struct eng_engine **ret, char *e
                                 .page_size = options->page_size,
                                 .modes = modes | (fake.no_adapter ? 0 : 1u << ENG_MODE_SELF_SPECULATION),
                                 .has_adapter = !fake.no_adapter,
-                                .has_chat_template = true};
+                                .has_chat_template = true,
+                                .cost_origin = fake.no_cost ? "none" : "file"};
+    if (!fake.no_cost)
+        e->info.cost = (struct eng_cost){.n_knots = 2,
+                                         .knots = {1, 24},
+                                         .slopes = {0.5, 0.25},
+                                         .base = 3,
+                                         .far = {0, 8},
+                                         .n_samples = 87,
+                                         .median_error = 0.0625};
     pthread_mutex_lock(&lock);
     the_engine = e;
     pthread_mutex_unlock(&lock);
@@ -556,7 +565,6 @@ int32_t eng_live(const struct eng_engine *e, struct eng_live *ret, int32_t max)
 void eng_stats(const struct eng_engine *e, struct eng_stats *ret)
 {
     static const double bounds[] = {1, 2, 4};
-    (void)e;
     *ret = (struct eng_stats){.pages_total = 32,
                               .pages_used = 8,
                               .prompt_tokens = 7,
@@ -568,6 +576,8 @@ void eng_stats(const struct eng_engine *e, struct eng_stats *ret)
                               .cached_prompt_tokens = 4,
                               .prefix_queries = 9,
                               .prefix_hits = 5};
+    ret->has_cost = e->info.cost.n_knots > 0;
+    ret->step_error_ratio = 1.25;
     ret->running[ENG_MODE_AR] = 1;
     ret->generated_tokens[ENG_MODE_AR] = 10;
     ret->generated_tokens[ENG_MODE_DIFFUSION] = 20;

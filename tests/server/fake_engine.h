@@ -15,6 +15,7 @@ struct fake_control { // set before the server starts, unless marked
     int load_ms;      // how long eng_open takes
     bool load_fails;
     bool no_adapter;     // no self-speculation
+    bool no_cost;        // no cost model
     const char *failure; // what eng_failure says (any time); NULL: nothing
     const char *reply;   // what an automatic reply says, in runs of `run` bytes
     int run;

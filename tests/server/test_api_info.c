@@ -119,6 +119,14 @@ static void test_version_and_status(void **state)
     assert_int_equal(number_at(j, "kv_pages.cached"), 10);
     assert_string_equal(text_at(j, "kv_pages.type"), "f32");
     assert_string_equal(text_at(j, "backend_reason"), "there is no GPU");
+    assert_string_equal(text_at(j, "cost_model.origin"), "file");
+    assert_int_equal(number_at(j, "cost_model.samples"), 87);
+    assert_int_equal(number_at(j, "cost_model.base"), 3);
+    assert_true(number_at(j, "cost_model.predicted_step_error_ratio") == 1.25);
+    assert_int_equal(number_at(j, "cost_model.rows.1.from"), 24);
+    assert_true(number_at(j, "cost_model.rows.1.seconds_a_row") == 0.25);
+    assert_int_equal(number_at(j, "cost_model.beyond.1.context"), 8192);
+    assert_int_equal(number_at(j, "cost_model.beyond.1.seconds_a_position"), 8);
     assert_int_equal(number_at(j, "memory.total"), 0);
     assert_int_equal(number_at(j, "memory.categories.weights"), 1000);
     assert_int_equal(number_at(j, "memory.categories.kv"), 70);
@@ -161,6 +169,22 @@ static void test_status_shows_how_each_request_is_decoded(void **state)
     j = get_json("/status", 200);
     assert_int_equal(cJSON_GetArraySize(at(j, "requests")), 0);
     cJSON_Delete(j);
+}
+
+static void test_no_cost_model_is_null(void **state)
+{
+    (void)state;
+    test_config(&config);
+    fake.no_cost = true;
+    test_start(&config);
+    cJSON *j = get_json("/status", 200);
+    assert_true(cJSON_IsNull(cJSON_GetObjectItem(j, "cost_model")));
+    cJSON_Delete(j);
+    struct reply r = http_get("/metrics", "");
+    assert_null(strstr(r.body, "predicted_step_error_ratio"));
+    reply_free(&r);
+    assert_int_equal(test_stop(), 0);
+    srv_config_done(&config);
 }
 
 static void test_before_the_model_is_loaded(void **state)
@@ -207,6 +231,7 @@ int main(void)
         T(test_probes),
         T(test_version_and_status),
         T(test_status_shows_how_each_request_is_decoded),
+        cmocka_unit_test(test_no_cost_model_is_null),
         cmocka_unit_test(test_before_the_model_is_loaded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

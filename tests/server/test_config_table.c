@@ -57,7 +57,7 @@ static void test_every_option_has_a_field_of_its_own_and_a_text(void **state)
         srv_option_allowed(o, allowed, sizeof allowed);
         assert_true(*o->help && *allowed && strlen(allowed) < sizeof allowed - 1);
         assert_int_equal(strspn(o->key, "abcdefghijklmnopqrstuvwxyz_"), strlen(o->key));
-        assert_true(o->commands && !(o->commands & ~31u));
+        assert_true(o->commands && !(o->commands & ~63u));
         assert_true(o->min <= o->max);
         assert_int_equal(o->type == SRV_WORD, o->words != NULL);
         assert_int_equal(srv_config_find(o->key), i);

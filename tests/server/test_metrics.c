@@ -71,6 +71,8 @@ static void test_counts_requests_answers_and_times(void **state)
     expect(r.body, "trimode_prefix_cache_queries_total 9");
     expect(r.body, "trimode_prefix_cache_hits_total 5");
     expect(r.body, "trimode_kv_usage_ratio 0.25");
+    expect(r.body, "# TYPE trimode_predicted_step_error_ratio gauge");
+    expect(r.body, "trimode_predicted_step_error_ratio 1.25");
     expect(r.body, "trimode_requests_running{mode=\"ar\"} 1");
     expect(r.body, "trimode_weights_bytes{copy=\"resident\"} 1000");
     expect(r.body, "trimode_memory_bytes{category=\"weights\"} 1000");
