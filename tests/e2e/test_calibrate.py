@@ -69,7 +69,7 @@ class Calibrate(unittest.TestCase):
             self.assertEqual(*same)
 
     def test_serve_measures_without_a_file_unless_told_not_to(self):
-        with Server() as s:
+        with Server("--calibration", "auto") as s:
             self.assertEqual(client.request(s.port, "GET", "/status").json["cost_model"]["origin"], "measured at start")
         with Server("--calibration", "off") as s:
             self.assertIsNone(client.request(s.port, "GET", "/status").json["cost_model"])
