@@ -6,78 +6,15 @@ through the whole of it, one with the draft adapter and one started with --adapt
 """
 import argparse
 import http.client
-import itertools
 import json
 import os
 import re
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-BUILT_IN = ["What is trimode?", "What is 12 + 30?", "Count from 3 to 14.", "Write the 4 times table up to 6.",
-            "Sort these words: wolf, cat, horse, bear", "Reverse this list: key, lamp, door, hat",
-            "Tell a story about a fox named Mia in the forest.", "Write an email to Anna from Paul about the budget on Monday.",
-            "Repeat: apple river 你好 café 😀 lamp", "Make a table of name and age: Ben 20, Ida 35",
-            "Turn into JSON: Emma is 31 years old and lives in Oslo.", "Write a Python function add of a and b."]
-
-
-def load_prompts(n):
-    """[(prompt, right answer or None)], every task in turn."""
-    path = os.path.join(ROOT, "scripts", "train", "heldout.jsonl")
-    if not os.path.exists(path):
-        return list(itertools.islice(itertools.cycle((p, None) for p in BUILT_IN), n))
-    tasks = {}
-    with open(path, encoding="utf-8") as f:
-        for line in map(json.loads, f):
-            tasks.setdefault(line.get("task", ""), []).append((line["prompt"], line["answer"]))
-    mixed = [x for group in itertools.zip_longest(*tasks.values()) for x in group if x]
-    return list(itertools.islice(itertools.cycle(mixed), n))
-
-
-class Server:
-    def __init__(self, binary, model, *flags):
-        self.log = tempfile.NamedTemporaryFile(prefix="trimode-check-", suffix=".log")
-        self.process = subprocess.Popen([binary, "serve", "--port", "0", "--model", model, *flags], stdin=subprocess.DEVNULL,
-                                        stdout=self.log, stderr=self.log)
-        self.port = None
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                break
-            m = re.search(r"https?://[^\s:]+:(\d+)", self.text())
-            if m:
-                self.port = int(m.group(1))
-                try:
-                    if self.get("/ready")[0] == 200:
-                        return
-                except OSError:
-                    pass
-            time.sleep(0.05)
-        self.process.kill()
-        sys.exit(f"check_modes: the server did not start:\n{self.text()}")
-
-    def text(self):
-        with open(self.log.name, encoding="utf-8", errors="replace") as f:
-            return f.read()
-
-    def get(self, path):
-        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            conn.request("GET", path)
-            r = conn.getresponse()
-            return r.status, r.read().decode()
-        finally:
-            conn.close()
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(60)
+from served import NANO, ROOT, Server, load_prompts
 
 
 def ask(conn, prompt, mode, max_tokens, temperature, seed):
@@ -170,7 +107,7 @@ def first_difference(a, b):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default=os.path.join(ROOT, "build"))
-    p.add_argument("--model", default=os.path.join(ROOT, "config", "models", "nano"))
+    p.add_argument("--model", default=NANO)
     p.add_argument("--clients", default="1,8,32", help="comma list")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--max-tokens", type=int, default=128)
