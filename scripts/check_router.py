@@ -4,7 +4,8 @@
 A point is one load in one mode: `trimode bench serve` with so many clients in a closed loop, every stream verified. A round measures
 every point once: the loads in random order, and at each load the modes in random order right after each other, so that what else the
 machine does meets them alike. Ratios are taken within a round, and their median over the rounds counts. All points of a load are given
-the same requests, all modes run on one server; the prefix cache is off, so that a repeated prompt is computed again.
+the same requests, all modes run on one server (what auto knows of acceptance, the fixed modes' requests have taught it too; the step
+has a server of its own); the prefix cache is off, so that a repeated prompt is computed again.
 
 Promised, one line each, exit status 1 when one is broken:
   every load   auto is at least 0.95 of the best fixed mode; those count whose text is AR's, diffusion is only shown beside them
@@ -68,8 +69,7 @@ class Load:
         if self.random:
             self.flags += [x for k, v in RANDOM.items() for x in (f"--{k}", str(v))]
             self.words = f"{RANDOM['prompt-tokens']} random tokens in, {RANDOM['output-tokens']} out"
-            self.sample = "/v1/completions", {"prompt": list(range(200, 200 + RANDOM["prompt-tokens"])), "ignore_eos": True,
-                                              "max_tokens": RANDOM["output-tokens"]}
+            self.sample = "/v1/completions", {"prompt": list(range(200, 200 + RANDOM["prompt-tokens"])), "ignore_eos": True, "max_tokens": 8}
             return
         prompts = all_prompts()
         self.file = tempfile.NamedTemporaryFile("w", prefix="trimode-check-", suffix=".jsonl", encoding="utf-8")
@@ -195,8 +195,8 @@ def judge_loads(verdicts, results, least_gain):
     for c in results.clients:
         best = results.best(c)
         r, ratio = results.ratios(c, best), results.ratio(c, best)
-        verdicts.judge(ratio >= BOUND, f"{crowd(c)}: auto {results.speed(c, AUTO):.0f} tok/s is {ratio:.3f} of {name_of(best)}, the best fixed "
-                       f"mode ({results.speed(c, best):.0f} tok/s); at least {BOUND} (rounds {min(r):.3f} to {max(r):.3f})")
+        verdicts.judge(ratio >= BOUND, f"{crowd(c)}: auto {rate(results.speed(c, AUTO))} tok/s is {ratio:.3f} of {name_of(best)}, the best fixed "
+                       f"mode ({rate(results.speed(c, best))} tok/s); at least {BOUND} (rounds {min(r):.3f} to {max(r):.3f})")
     if 1 in results.clients and least_gain:
         ratio = results.ratio(1, ("ar", None))
         verdicts.judge(ratio >= least_gain, f"1 client: auto is {ratio:.3f} of ar; at least {least_gain}")
@@ -228,23 +228,27 @@ def judge_step(verdicts, phases):
 # ---- printing -------------------------------------------------------------------------------------------------------
 
 
+def rate(tok_s):
+    return f"{tok_s:.0f}" if tok_s >= 100 else f"{tok_s:.1f}"
+
+
 def table(results):
     head = ["clients", *map(name_of, results.modes), "auto / best", "best", "auto / ar", "auto's tokens by"]
     rows = [head, ["---:" if h not in ("best", "auto's tokens by") else "---" for h in head]]
     for c in results.clients:
         best = results.best(c)
-        rows.append([str(c), *(f"{results.speed(c, m):.0f}" if (c, m) in results.levels else "-" for m in results.modes),
+        rows.append([str(c), *(rate(results.speed(c, m)) if (c, m) in results.levels else "-" for m in results.modes),
                      f"{results.ratio(c, best):.2f}", name_of(best), f"{results.ratio(c, ('ar', None)):.2f}", mix_words(results.shares(c))])
     return ["| " + " | ".join(r) + " |" for r in rows]
 
 
 def step_table(phases):
-    rows = ["| phase | load there after | settled after | first second, tok/s | steady, tok/s | tokens by | what a request was told |",
-            "| --- | ---: | ---: | ---: | ---: | --- | --- |"]
+    rows = ["| phase | load there after | settled after | longest without a token | first second, tok/s | steady, tok/s | tokens by | what a request was told |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |"]
     for k, p in enumerate(phases):
         seconds = ["-" if v is None or k == 0 else f"{v:.2f} s" for v in (p["there"], p["settled"])]
-        rows.append(f"| {crowd(p['clients'])} | {seconds[0]} | {seconds[1]} | {p['soon_tok_s']:.0f} | {p['tok_s']:.0f} | {mix_words(p['mix'])} | "
-                    f"{p['told']['mode']} {p['told'].get('block_length') or ''}: {p['told']['reason']} |")
+        rows.append(f"| {crowd(p['clients'])} | {seconds[0]} | {seconds[1]} | {p['silence']:.2f} s | {rate(p['soon_tok_s'])} | {rate(p['tok_s'])} | "
+                    f"{mix_words(p['mix'])} | {p['told']['mode']} {p['told'].get('block_length') or ''}: {p['told']['reason']} |")
     return rows
 
 

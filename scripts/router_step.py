@@ -2,9 +2,10 @@
 
 What is watched is the share of each mode in the tokens that the server makes: its counters say who made every token, so nothing is
 sampled. The steady share of a phase is that of its second half; a phase has settled at the first moment from which nine of ten windows
-that begin later have that share within 15 points (a window without any token has not). /status, read at the same times, says how many
-requests there are; its list of them is no use here, since it is made too seldom to show requests of a few milliseconds. In the
-middle of a phase one more request is asked for what it is told of its mode.
+that begin later have that share within 15 points. In a window without tokens, as when 63 prompts are computed by a large model, the
+share of the running requests counts instead, as /status has it; how long no token came is told beside. The list of requests in /status
+is no use here: it is made too seldom to show those of a few milliseconds. In the middle of a phase one more request is asked for
+what it is told of its mode.
 """
 import http.client
 import json
@@ -18,7 +19,7 @@ SERIES = re.compile(r'trimode_generated_tokens_total\{mode="(\w+)"\} (\d+)')
 
 
 class Watch(threading.Thread):
-    """Reads the server's numbers every POLL_S until stop(): self.samples is [(time, {mode: tokens so far}, requests there)]."""
+    """Reads the server's numbers every POLL_S until stop(): self.samples is [(time, {mode: tokens so far}, {mode: running}, waiting)]."""
 
     def __init__(self, port):
         super().__init__(daemon=True)
@@ -33,7 +34,7 @@ class Watch(threading.Thread):
                 now = time.monotonic()
                 conn.request("GET", "/status")
                 status = json.loads(conn.getresponse().read())
-                self.samples.append((now, tokens, sum(status["running"].values()) + status["waiting"]))
+                self.samples.append((now, tokens, status["running"], status["waiting"]))
         except (OSError, ValueError, KeyError, http.client.HTTPException) as e:
             self.error = f"{type(e).__name__}: {e}"
         finally:
@@ -44,29 +45,48 @@ class Watch(threading.Thread):
         self.join(60)
 
 
-def share(before, after):
-    """{mode: share of the tokens between two samples}, and their number."""
-    made = {m: n - before.get(m, 0) for m, n in after.items()}
-    total = sum(made.values())
-    return {m: n / total for m, n in made.items() if n} if total else {}, total
+def shares(counts):
+    total = sum(counts.values())
+    return {m: n / total for m, n in counts.items() if n}
+
+
+def made_between(before, after):
+    """{mode: tokens} between two samples."""
+    return {m: n - before[1].get(m, 0) for m, n in after[1].items()}
 
 
 def settled(samples, steady, window_s):
     """Seconds from the first sample to the first from which STEADY of all windows are like `steady`; None: never."""
     like, k = [], 0
-    for when, tokens, _ in samples:
-        while k < len(samples) and samples[k][0] < when + window_s:
+    for i, first in enumerate(samples):
+        while k < len(samples) and samples[k][0] < first[0] + window_s:
             k += 1
         if k == len(samples):
             break
-        mix, total = share(tokens, samples[k][1])
-        like.append(total > 0 and all(abs(mix.get(m, 0) - steady.get(m, 0)) <= BAND for m in mix.keys() | steady.keys()))
-    right, first = 0, None
+        mix = shares(made_between(first, samples[k]))
+        if not mix:
+            mix = shares({m: sum(s[2].get(m, 0) for s in samples[i:k + 1]) for m in {m for s in samples[i:k + 1] for m in s[2]}})
+        like.append(bool(mix) and all(abs(mix.get(m, 0) - steady.get(m, 0)) <= BAND for m in mix.keys() | steady.keys()))
+    right, found = 0, None
     for i in reversed(range(len(like))):
         right += like[i]
         if like[i] and right >= STEADY * (len(like) - i):
-            first = i
-    return None if first is None else samples[first][0] - samples[0][0]
+            found = i
+    return None if found is None else samples[found][0] - samples[0][0]
+
+
+def silence(samples):
+    """The longest time without a new token, in seconds."""
+    last, longest = samples[0], 0
+    for s in samples[1:]:
+        longest = max(longest, s[0] - last[0])
+        if sum(made_between(last, s).values()):
+            last = s
+    return longest
+
+
+def speed(samples):
+    return sum(made_between(samples[0], samples[-1]).values()) / (samples[-1][0] - samples[0][0])
 
 
 def phase_of(samples, start, end, clients, window_s):
@@ -76,11 +96,10 @@ def phase_of(samples, start, end, clients, window_s):
     soon = [s for s in mine if s[0] <= start + min(1, (end - start) / 2)]
     if len(late) < 2 or len(soon) < 2:
         return None
-    steady, total = share(late[0][1], late[-1][1])
-    there = next((s[0] - start for s in mine if s[2] <= clients and s[2] >= 0.9 * clients - 1), None)
+    steady = shares(made_between(late[0], late[-1]))
+    there = next((s[0] - start for s in mine if 0.9 * clients - 1 <= sum(s[2].values()) + s[3] <= clients), None)
     return {"clients": clients, "settled": settled(mine, steady, window_s), "mix": steady, "there": there,
-            "tok_s": total / (late[-1][0] - late[0][0]),
-            "soon_tok_s": share(soon[0][1], soon[-1][1])[1] / (soon[-1][0] - soon[0][0])}
+            "silence": silence(mine), "tok_s": speed(late), "soon_tok_s": speed(soon)}
 
 
 def measure(port, load, ask, clients, phases_s, window_s):

@@ -96,15 +96,15 @@ class Judgement(unittest.TestCase):
         self.assertIn("[99, 100]", verdicts.lines[-1])
 
 
-def made(*parts, start=100.0, every=0.02, per_sample=10):
+def made(*parts, start=100.0, every=0.02, per_sample=10, running=()):
     """Samples of a server that makes per_sample tokens a time with the mode that parts, (seconds, mode or None), give in turn."""
-    samples, tokens, now = [(start, {}, 1)], {}, start
+    samples, tokens, now = [(start, {}, dict(running), 0)], {}, start
     for seconds, mode in parts:
         for _ in range(round(seconds / every)):
             now += every
             if mode:
                 tokens = {**tokens, mode: tokens.get(mode, 0) + per_sample}
-            samples.append((now, tokens, 1))
+            samples.append((now, tokens, dict(running), 0))
     return samples
 
 
@@ -121,6 +121,15 @@ class Step(unittest.TestCase):
         self.assertAlmostEqual(self.settled((1, None), (4, "ar")), 0.8, delta=0.05)  # the first window that reaches the tokens
         self.assertIsNone(router_step.settled(made((5, None)), {}, 0.2))
 
+    def test_without_tokens_the_running_requests_count(self):
+        for running, seconds in (({"ar": 60, "self_speculation": 4}, 0), ({"ar": 50, "self_speculation": 14}, 0.8)):
+            found = router_step.settled(made((1, None), (4, "ar"), running=running), {"ar": 1.0}, 0.2)
+            self.assertAlmostEqual(found, seconds, delta=0.05)
+
+    def test_the_longest_silence_is_told(self):
+        self.assertAlmostEqual(router_step.silence(made((1, "ar"), (0.7, None), (1, "ar"), (0.3, None))), 0.72, delta=0.001)
+        self.assertAlmostEqual(router_step.silence(made((0.5, "ar"), (0.9, None))), 0.9, delta=0.001)
+
     def test_flapping_does_not_settle(self):
         flapping = [(0.5, "ar"), (0.5, "self_speculation")] * 5
         late = self.settled(*flapping, steady={"ar": 0.5, "self_speculation": 0.5})
@@ -134,11 +143,12 @@ class Step(unittest.TestCase):
         self.assertEqual(self.settled((2, "ar"), (0.1, "self_speculation"), (3, "ar")), 0)
 
     def test_a_phase_is_described(self):
-        samples = made((0.5, "self_speculation"), (4.5, "ar"))
+        samples = made((0.5, "self_speculation"), (4.5, "ar"), running={"ar": 1})
         phase = router_step.phase_of(samples, 100, 105, 1, 0.2)
         self.assertEqual(phase["mix"], {"ar": 1.0})
         self.assertAlmostEqual(phase["tok_s"], 500, delta=1)
         self.assertAlmostEqual(phase["settled"], 0.5, delta=0.05)
+        self.assertEqual(phase["there"], 0)
         verdicts = check_router.Verdicts(quick=False)
         check_router.judge_step(verdicts, [phase, phase, {**phase, "settled": 1.2}])
         self.assertEqual([line[:4] for line in verdicts.lines], ["ok  ", "FAIL"])
