@@ -248,7 +248,7 @@ def step_table(phases):
     for k, p in enumerate(phases):
         seconds = ["-" if v is None or k == 0 else f"{v:.2f} s" for v in (p["there"], p["settled"])]
         rows.append(f"| {crowd(p['clients'])} | {seconds[0]} | {seconds[1]} | {p['silence']:.2f} s | {rate(p['soon_tok_s'])} | {rate(p['tok_s'])} | "
-                    f"{mix_words(p['mix'])} | {p['told']['mode']} {p['told'].get('block_length') or ''}: {p['told']['reason']} |")
+                    f"{mix_words(p['mix'])} | {name_of((p['told']['mode'], p['told'].get('block_length')))}: {p['told']['reason']} |")
     return rows
 
 
