@@ -71,14 +71,14 @@ class Load:
             self.words = f"{RANDOM['prompt-tokens']} random tokens in, {RANDOM['output-tokens']} out"
             self.sample = "/v1/completions", {"prompt": list(range(200, 200 + RANDOM["prompt-tokens"])), "ignore_eos": True, "max_tokens": 8}
             return
-        prompts = all_prompts()
+        prompts = all_prompts(args.tasks)
         self.file = tempfile.NamedTemporaryFile("w", prefix="trimode-check-", suffix=".jsonl", encoding="utf-8")
         for text, _ in prompts:
             self.file.write(json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 256}) + "\n")
         self.file.flush()
         self.flags += ["--dataset", self.file.name]
         self.n_prompts = len(prompts)
-        self.words = f"the {len(prompts)} chats of scripts/train/heldout.jsonl in turn"
+        self.words = f"the {len(prompts)} chats of scripts/train/heldout.jsonl{' of these tasks' if args.tasks else ''} in turn"
         self.sample = "/v1/chat/completions", {"messages": [{"role": "user", "content": SAMPLE}], "max_tokens": 256}
 
     def command(self, clients, requests, mode):
@@ -267,12 +267,13 @@ def commit():
 def page(args, model, load, settings, backend, results, phases, verdicts, left_out, busy):
     median, worst = results.spread()
     numbers = [v["requests"] for values in results.levels.values() for v in values]
+    tokens = statistics.median(v["output_tokens"] for values in results.levels.values() for v in values)
     lines = [f"# Every mode and auto, by load: {model}", "",
              f"{datetime.date.today()}, {machine()}, {backend}; commit {args.commit}; load average before {busy:.2f}", "",
              f"    scripts/check_router.sh {shlex.join(sys.argv[1:])}".rstrip(), "",
              f"Tokens a second of all clients together, median of {settings['rounds']} interleaved rounds; a point's rounds lie {100 * median:.0f} % "
              f"apart (median of the points), {100 * worst:.0f} % at most. Closed loop, {load.words}, "
-             f"{min(numbers)} to {max(numbers)} requests a point; temperature 0, prefix cache off. "
+             f"{min(numbers)} to {max(numbers)} requests and {round(tokens)} tokens a point; temperature 0, prefix cache off. "
              "Ratios are medians of the rounds' ratios; `best` is the fixed mode with AR's text that auto beats least.", "",
              *table(results), ""]
     if left_out:
@@ -351,6 +352,7 @@ def main():
     p.add_argument("--models", default="nano,random", help="comma list of nano, random")
     p.add_argument("--clients", help="comma list (default: 1 to 64 for nano, 1,4,16,64 for random)")
     p.add_argument("--rounds", type=int, help="default: 5 for nano, 3 for random")
+    p.add_argument("--tasks", help="comma list of tasks of heldout.jsonl to ask of nano (default: all; the answers of most are short)")
     p.add_argument("--seed", type=int, default=1, help="of the order and of random prompts")
     p.add_argument("--serve", default="", help="more flags of the server, as one word")
     p.add_argument("--all", action="store_true", help="every load and block length (64 too) for every model; the random model then takes hours")
@@ -359,6 +361,9 @@ def main():
     args.binary = os.path.join(args.build, "trimode")
     args.out = os.path.abspath(args.out or (args.build if args.quick else os.path.join(ROOT, "tests", "bench")))
     args.commit = commit()
+    args.tasks = args.tasks.split(",") if args.tasks else []
+    if unknown := [t for t in args.tasks if not all_prompts([t])]:
+        p.error(f"--tasks cannot be '{unknown[0]}'; allowed: the tasks of scripts/train/heldout.jsonl")
     models = args.models.split(",")
     if unknown := [m for m in models if m not in MODELS]:
         p.error(f"--models cannot be '{unknown[0]}'; allowed: {', '.join(MODELS)}")

@@ -19,14 +19,16 @@ BUILT_IN = ["What is trimode?", "What is 12 + 30?", "Count from 3 to 14.", "Writ
             "Turn into JSON: Emma is 31 years old and lives in Oslo.", "Write a Python function add of a and b."]
 
 
-def all_prompts():
-    """[(prompt, right answer or None)] of the held-out set, every task in turn."""
+def all_prompts(only=()):
+    """[(prompt, right answer or None)] of the held-out set, every task in turn; only: names of tasks."""
     path = os.path.join(ROOT, "scripts", "train", "heldout.jsonl")
     if not os.path.exists(path):
         return [(p, None) for p in BUILT_IN]
     tasks = {}
     with open(path, encoding="utf-8") as f:
         for line in map(json.loads, f):
+            if only and line.get("task") not in only:
+                continue
             tasks.setdefault(line.get("task", ""), []).append((line["prompt"], line["answer"]))
     return [x for group in itertools.zip_longest(*tasks.values()) for x in group if x]
 
