@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include <cjson/cJSON.h>
 #include <cmocka.h>
 
 uint32_t test_random(uint64_t *state)
@@ -220,4 +221,90 @@ bool answer_equal(const struct answer *a, const struct answer *b)
            !strcmp(a->stop, b->stop) && a->text_len == b->text_len &&
            (!a->n_tokens || !memcmp(a->tokens, b->tokens, (size_t)a->n_tokens * sizeof *a->tokens)) &&
            (!a->text_len || !memcmp(a->text, b->text, a->text_len));
+}
+
+// ---- sums -----------------------------------------------------------------------------------------------------------
+
+// Both sides of what counts by mode: only a request that never changed its mode tells where all its tokens count.
+static void check_modes(const struct answer *answers, int32_t n, const struct eng_stats *stats)
+{
+    uint64_t least[ENG_N_MODES] = {0}, generated = 0, decided = 0, switches = 0;
+    uint64_t counted = 0, decisions = 0, counted_switches = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const struct eng_request_stats *r = &answers[i].stats;
+        generated += (uint64_t)r->completion_tokens;
+        least[r->mode] += r->switches ? 0 : (uint64_t)r->completion_tokens;
+        decided += r->n_spans > 0;
+        switches += (uint64_t)r->switches;
+    }
+    for (int m = 0; m < ENG_N_MODES; m++) {
+        assert_true(stats->generated_tokens[m] >= least[m]);
+        counted += stats->generated_tokens[m];
+        decisions += stats->decisions[m];
+        for (int to = 0; to < ENG_N_MODES; to++)
+            counted_switches += stats->switches[m][to];
+    }
+    assert_int_equal(counted, generated);
+    assert_int_equal(decisions, decided);
+    assert_int_equal(counted_switches, switches);
+}
+
+void client_check_sums(const struct answer *answers, int32_t n, const struct eng_stats *stats)
+{
+    struct eng_stats sum = {0};
+    uint64_t passes = 0, counted = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const struct eng_request_stats *r = &answers[i].stats;
+        // A prompt counts once it is computed.
+        if (r->completion_tokens || answers[i].finish == ENG_FINISH_LENGTH) {
+            sum.prompt_tokens += (uint64_t)r->prompt_tokens;
+            sum.cached_prompt_tokens += (uint64_t)r->cached_tokens;
+        }
+        passes += (uint64_t)r->forward_passes;
+        sum.passes[ENG_PASS_DENOISE] += (uint64_t)r->denoise_passes;
+        sum.drafted_tokens += (uint64_t)r->drafted_tokens;
+        sum.accepted_tokens += (uint64_t)r->accepted_tokens;
+        sum.preemptions += (uint64_t)r->preemptions;
+    }
+    for (int k = ENG_PASS_PREFILL + 1; k < ENG_N_PASS_KINDS; k++)
+        counted += stats->passes[k];
+    assert_int_equal(counted, passes);
+    assert_int_equal(stats->prompt_tokens, sum.prompt_tokens);
+    assert_int_equal(stats->cached_prompt_tokens, sum.cached_prompt_tokens);
+    assert_true(stats->prefix_hits >= stats->cached_prompt_tokens);
+    assert_int_equal(stats->passes[ENG_PASS_DENOISE], sum.passes[ENG_PASS_DENOISE]);
+    assert_int_equal(stats->drafted_tokens, sum.drafted_tokens);
+    assert_int_equal(stats->accepted_tokens, sum.accepted_tokens);
+    assert_int_equal(stats->preemptions, sum.preemptions);
+    assert_int_equal(stats->accepted_length.count, stats->passes[ENG_PASS_VERIFY]);
+    assert_int_equal(stats->rows.count, stats->steps);
+    assert_int_equal(stats->seconds.count, stats->steps);
+    check_modes(answers, n, stats);
+}
+
+// ---- chats ----------------------------------------------------------------------------------------------------------
+
+int32_t client_chat_prompt(const struct eng_engine *e, FILE *file, int32_t *ret_ids, int32_t max)
+{
+    char line[8192], err[200];
+    while (fgets(line, sizeof line, file)) {
+        int32_t *ids;
+        size_t n;
+        cJSON *one = cJSON_Parse(line), *messages = cJSON_CreateArray(), *message = cJSON_CreateObject();
+        assert_non_null(one);
+        cJSON_AddStringToObject(message, "role", "user");
+        cJSON_AddStringToObject(message, "content", cJSON_GetObjectItem(one, "prompt")->valuestring);
+        cJSON_AddItemToArray(messages, message);
+        if (eng_chat(e, messages, NULL, true, false, NULL, &ids, &n, err, sizeof err))
+            fail_msg("%s", err);
+        cJSON_Delete(messages);
+        cJSON_Delete(one);
+        bool fits = n <= (size_t)max;
+        if (fits)
+            memcpy(ret_ids, ids, n * sizeof *ids);
+        free(ids);
+        if (fits)
+            return (int32_t)n;
+    }
+    return 0;
 }

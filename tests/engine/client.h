@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "core.h"
 #include "fake_model.h"
@@ -54,6 +55,11 @@ bool client_poll(struct client *c, int timeout_ms);
 // Until every submitted request has finished.
 void client_wait(struct client *c);
 void answer_free(struct answer *a);
+// Fails the test where the sums over all requests that an engine has answered are not its counters.
+void client_check_sums(const struct answer *answers, int32_t n, const struct eng_stats *stats);
+// The next question of a file of the training data's format, as the model's chat template renders it: writes at most
+// max ids, skipping longer ones, and returns how many; 0 at the end of the file. Fails the test on error.
+int32_t client_chat_prompt(const struct eng_engine *e, FILE *file, int32_t *ret_ids, int32_t max);
 // Same tokens, text and end.
 bool answer_equal(const struct answer *a, const struct answer *b);
 
