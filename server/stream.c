@@ -194,6 +194,16 @@ static void on_gone(uv_poll_t *handle, int status, int events)
     give_up(s);
 }
 
+// No closing chunk: the client must see that it is incomplete. MHD (0.9.75, epoll) closes such a connection at once,
+// but frees it and its descriptor only when it looks at it again, which it does in the order of idling: not while an
+// older connection is merely idle. Those with a timeout of their own are looked at in each round.
+static ssize_t break_off(struct srv_stream *s)
+{
+    MHD_set_connection_option(s->x->connection, MHD_CONNECTION_OPTION_TIMEOUT, 1u);
+    srv_loop_kick(s->server);
+    return MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
 // MHD asks for bytes.
 static ssize_t read_outbox(void *cls, uint64_t position, char *out, size_t max)
 {
@@ -212,7 +222,7 @@ static ssize_t read_outbox(void *cls, uint64_t position, char *out, size_t max)
         return (ssize_t)n;
     }
     if (s->gone || s->failed)
-        return MHD_CONTENT_READER_END_WITH_ERROR; // no closing chunk: the client must see that it is incomplete
+        return break_off(s);
     if (s->ended)
         return MHD_CONTENT_READER_END_OF_STREAM;
     park(s);

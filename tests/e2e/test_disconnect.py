@@ -1,4 +1,5 @@
 """Clients that leave at every stage. Whatever they asked for is cancelled and every page is free within a second."""
+import os
 import random
 import socket
 import time
@@ -90,6 +91,24 @@ class Disconnect(Case):
         next(s.events())
         s.close()
         self.server.wait_idle(1)
+
+    def test_streams_that_were_left_keep_no_descriptor(self):
+        # Symptom: left streams kept their descriptors for up to 75 s, as long as some older connection was idle.
+        proc = f"/proc/{self.server.process.pid}/fd"
+        with client.connect(self.port) as idle:
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            self.assertTrue(idle.recv(9999).startswith(b"HTTP/1.1 200"))
+            before = len(os.listdir(proc))
+            for i in range(8):
+                s = client.Stream(self.port, CHAT, self.long_body(stream=True))
+                next(s.events())
+                s.file.close()
+                (client.reset if i % 2 else socket.socket.close)(s.socket)
+            end = time.monotonic() + 2 * SLOW
+            while len(os.listdir(proc)) > before and time.monotonic() < end:
+                time.sleep(0.01)
+            self.assertLessEqual(len(os.listdir(proc)), before)
+        self.assert_cancelled()
 
     def test_half_close(self):
         # Sending no more is not leaving for some, leaving for others (nginx, Envoy); either way nothing hangs.
