@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <getopt.h>
+#include <signal.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "base/clock.h"
@@ -40,7 +42,7 @@ static struct eng_config shape;         // of the real one
 static struct workload_vocab vocab;
 static struct workload_pool pool;
 
-static uint64_t seed_now; // of the load that runs; 0: none
+static char again[400]; // how to run the load that runs; empty: none
 static struct {
     uint64_t workloads, requests, tokens, left_out, preemptions, cancelled, timed_out, refused, found, switches, ahead;
 } total;
@@ -267,11 +269,41 @@ static const char *check_modes(const struct workload *w, const struct eng_params
     return NULL;
 }
 
+static int32_t beginning(const int32_t *a, int32_t n_a, const int32_t *b, int32_t n_b)
+{
+    int32_t n = 0;
+    while (n < n_a && n < n_b && a[n] == b[n])
+        n++;
+    return n;
+}
+
+static bool same_salt(const struct eng_params *a, const struct eng_params *b)
+{
+    return a->cache_salt && b->cache_salt ? !strcmp(a->cache_salt, b->cache_salt) : a->cache_salt == b->cache_salt;
+}
+
+// The prefix cache gave no more than what others of the same salt may have computed.
+static const char *check_cached(const struct run *run, int32_t i)
+{
+    int32_t most = 0, n = run->lengths[i];
+    for (int32_t j = 0; j < run->w.n_requests; j++) {
+        if (j == i || !same_salt(&run->w.requests[i].params, &run->w.requests[j].params))
+            continue;
+        int32_t n_prompt = run->lengths[j], shared = beginning(run->prompts[i], n, run->prompts[j], n_prompt);
+        if (shared == n_prompt)
+            shared += beginning(run->prompts[i] + shared, n - shared, run->got[j].tokens, run->got[j].n_tokens);
+        most = shared > most ? shared : most;
+    }
+    return run->got[i].stats.cached_tokens > most ? "found more in the prefix cache than others of its salt computed"
+                                                  : NULL;
+}
+
 static const char *check_request(const struct run *run, int32_t i)
 {
     const struct eng_params *p = &run->w.requests[i].params;
     const struct answer *got = &run->got[i];
     const char *wrong = check_modes(&run->w, p, got);
+    wrong = wrong ? wrong : check_cached(run, i);
     if (wrong)
         return wrong;
     if (got->n_finishes != 1)
@@ -340,15 +372,17 @@ static void test_every_text_equals_the_text_alone(void **state)
     (void)state;
     int64_t shown_ns = eng_now_ns();
     for (int64_t i = 0; i < args.n_workloads; i++) {
-        seed_now = args.first_seed + (uint64_t)i;
-        run_workload(seed_now);
+        uint64_t seed = args.first_seed + (uint64_t)i;
+        snprintf(again, sizeof again, "to run it again: check_invariance --workloads 1 --seed %llu%s%s\n",
+                 (unsigned long long)seed, args.model ? " --model " : "", args.model ? args.model : "");
+        run_workload(seed);
         if (eng_now_ns() - shown_ns > 5000000000) {
             shown_ns = eng_now_ns();
             fprintf(stderr, "%lld of %lld workloads, %llu requests\n", (long long)i + 1, (long long)args.n_workloads,
                     (unsigned long long)total.requests);
         }
     }
-    seed_now = 0;
+    again[0] = '\0';
     // A run of some size that met none of these would prove nothing of them.
     if (args.n_workloads >= 50)
         assert_true(total.preemptions && total.cancelled && total.timed_out && total.found && total.switches);
@@ -359,10 +393,16 @@ static void test_every_text_equals_the_text_alone(void **state)
 static int tell_seed(void **state)
 {
     (void)state;
-    if (seed_now)
-        fprintf(stderr, "to run it again: check_invariance --workloads 1 --seed %llu%s%s\n",
-                (unsigned long long)seed_now, args.model ? " --model " : "", args.model ? args.model : "");
+    fputs(again, stderr);
     return 0;
+}
+
+// An assertion of the engine.
+static void on_abort(int number)
+{
+    (void)number;
+    if (write(STDERR_FILENO, again, strlen(again)) < 0)
+        _exit(3);
 }
 
 // What the real model was trained for, so that its drafts are good.
@@ -441,6 +481,7 @@ static void parse_arguments(int argc, char **argv)
 int main(int argc, char **argv)
 {
     parse_arguments(argc, argv);
+    signal(SIGABRT, on_abort);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_every_text_equals_the_text_alone, tell_seed),
     };
