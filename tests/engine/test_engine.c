@@ -176,50 +176,6 @@ static void test_self_speculation_gives_the_text_of_ar(void **state)
     }
 }
 
-// The same requests alone, and together under every kind of shortage.
-static void test_nothing_depends_on_neighbours_pieces_pages_or_preemption(void **state)
-{
-    (void)state;
-    static const struct {
-        int32_t max_sequences, max_step_rows, page_size, n_pages;
-    } settings[] = {
-        {8, 64, 1, 1600},  {8, 64, 64, 40}, {3, 65, 3, 200},   {8, 512, 7, 300}, {30, 64, 16, 200},
-        {60, 100, 4, 500}, {8, 64, 4, 50},  {20, 200, 1, 200}, {20, 64, 16, 13}, {60, 70, 2, 101},
-    };
-    uint64_t random = 3;
-    struct job jobs[N_REQUESTS];
-    for (int i = 0; i < N_REQUESTS; i++)
-        make_job(&jobs[i], &random, (enum eng_mode)(1 + i % 3));
-    struct eng_options o = client_options();
-    o.max_sequences = 1;
-    o.prefix_cache = false;
-    struct answer *alone = run_jobs(ending_model(), o, jobs, N_REQUESTS);
-    uint64_t preempted = 0;
-    for (size_t k = 0; k < sizeof settings / sizeof settings[0]; k++) {
-        struct fake_model f = ending_model();
-        f.page_size = settings[k].page_size;
-        f.n_pages = settings[k].n_pages;
-        o.max_sequences = settings[k].max_sequences;
-        o.max_step_rows = settings[k].max_step_rows;
-        o.prefix_cache = k % 2;
-        struct client c;
-        struct answer *got = calloc(N_REQUESTS, sizeof *got);
-        client_open(&c, &f, o, 200, NULL);
-        for (int i = 0; i < N_REQUESTS; i++)
-            submit_job(&c, &got[i], &jobs[i]);
-        client_wait(&c);
-        preempted += c.engine->sched.n_preemptions;
-        client_close(&c);
-        for (int i = 0; i < N_REQUESTS; i++) {
-            assert_same(&got[i], &alone[i], i);
-            assert_int_equal(got[i].stats.forward_passes, alone[i].stats.forward_passes);
-        }
-        free_answers(got, N_REQUESTS);
-    }
-    assert_true(preempted > 20);
-    free_answers(alone, N_REQUESTS);
-}
-
 static void test_max_tokens_is_exact_around_the_block(void **state)
 {
     (void)state;
@@ -268,119 +224,6 @@ static void test_the_context_ends_a_generation(void **state)
             assert_int_equal(a.finish, ENG_FINISH_LENGTH);
             answer_free(&a);
         }
-}
-
-static void test_cancels_at_any_time_lose_nothing(void **state)
-{
-    (void)state;
-    uint64_t random = 5;
-    for (int round = 0; round < 6; round++) {
-        enum { N = 200 };
-        struct fake_model f = ending_model();
-        f.page_size = 2;
-        f.n_pages = 150;
-        f.step_us = 50;
-        struct client c;
-        static struct job jobs[N];
-        struct answer *answers = calloc(N, sizeof *answers);
-        client_open(&c, &f, client_options(), 200, NULL);
-        for (int i = 0; i < N; i++) {
-            make_job(&jobs[i], &random, (enum eng_mode)(i % 4));
-            submit_job(&c, &answers[i], &jobs[i]);
-            if (test_random(&random) % 4 == 0)
-                eng_cancel(answers[i].request);
-            if (test_random(&random) % 3 == 0)
-                client_poll(&c, 1);
-            struct answer *other = &answers[test_random(&random) % (uint32_t)(i + 1)];
-            if (test_random(&random) % 2 && other->request)
-                eng_cancel(other->request);
-        }
-        client_wait(&c);
-        client_close(&c);
-        int cancelled = 0;
-        for (int i = 0; i < N; i++) {
-            assert_int_equal(answers[i].n_finishes, 1);
-            cancelled += answers[i].finish == ENG_FINISH_CANCELLED;
-        }
-        assert_true(cancelled > 0);
-        free_answers(answers, N);
-    }
-}
-
-// Everything at once: all modes, auto moving between two, too few pages, cancels.
-static void test_sums_over_requests_equal_the_counters(void **state)
-{
-    (void)state;
-    enum { N = 200 };
-    static struct job jobs[N];
-    uint64_t random = 6, preemptions = 0, switches = 0;
-    for (int round = 0; round < 6; round++) {
-        struct fake_model f = ending_model();
-        f.page_size = 2;
-        f.n_pages = 150;
-        struct eng_options o = client_options();
-        o.auto_rows = 40;
-        struct client c;
-        struct eng_stats st;
-        struct answer *a = calloc(N, sizeof *a);
-        client_open(&c, &f, o, 200, NULL);
-        for (int i = 0; i < N; i++) {
-            make_job(&jobs[i], &random, (enum eng_mode)(i % 4));
-            submit_job(&c, &a[i], &jobs[i]);
-            if (i % 16 == 15)
-                client_poll(&c, 5);
-            struct answer *other = &a[test_random(&random) % (uint32_t)(i + 1)];
-            if (i % 8 == 7 && other->request)
-                eng_cancel(other->request);
-        }
-        client_wait(&c);
-        eng_stats(c.engine, &st);
-        client_close(&c);
-        uint64_t prompt = 0, generated = 0, diffused = 0, passes = 0, denoise = 0, drafted = 0, accepted = 0,
-                 decided = 0;
-        uint64_t switched = 0, preempted = 0;
-        for (int i = 0; i < N; i++) {
-            const struct eng_request_stats *r = &a[i].stats;
-            // A prompt counts once it is computed.
-            if (r->completion_tokens || a[i].finish == ENG_FINISH_LENGTH)
-                prompt += (uint64_t)r->prompt_tokens;
-            generated += (uint64_t)r->completion_tokens;
-            diffused += jobs[i].params.mode == ENG_MODE_DIFFUSION ? (uint64_t)r->completion_tokens : 0;
-            passes += (uint64_t)r->forward_passes;
-            denoise += (uint64_t)r->denoise_passes;
-            drafted += (uint64_t)r->drafted_tokens;
-            accepted += (uint64_t)r->accepted_tokens;
-            decided += r->n_spans > 0;
-            switched += (uint64_t)r->switches;
-            preempted += (uint64_t)r->preemptions;
-        }
-        uint64_t all = 0, decisions = 0, st_switches = 0, st_passes = 0;
-        for (int m = 0; m < ENG_N_MODES; m++) {
-            all += st.generated_tokens[m];
-            decisions += st.decisions[m];
-            for (int to = 0; to < ENG_N_MODES; to++)
-                st_switches += st.switches[m][to];
-        }
-        for (int k = ENG_PASS_PREFILL + 1; k < ENG_N_PASS_KINDS; k++)
-            st_passes += st.passes[k];
-        assert_int_equal(st.prompt_tokens, prompt);
-        assert_int_equal(all, generated);
-        assert_int_equal(st.generated_tokens[ENG_MODE_DIFFUSION], diffused);
-        assert_int_equal(st_passes, passes);
-        assert_int_equal(st.passes[ENG_PASS_DENOISE], denoise);
-        assert_int_equal(st.drafted_tokens, drafted);
-        assert_int_equal(st.accepted_tokens, accepted);
-        assert_int_equal(st.accepted_length.count, st.passes[ENG_PASS_VERIFY]);
-        assert_int_equal(st.rows.count, st.steps);
-        assert_int_equal(st.seconds.count, st.steps);
-        assert_int_equal(decisions, decided);
-        assert_int_equal(st_switches, switched);
-        assert_int_equal(st.preemptions, preempted);
-        preemptions += st.preemptions;
-        switches += st_switches;
-        free_answers(a, N);
-    }
-    assert_true(preemptions > 0 && switches > 0);
 }
 
 // A draft event follows each denoise pass and each draft, and changes nothing.
@@ -757,11 +600,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ar_is_one_choice_after_another),
         cmocka_unit_test(test_self_speculation_gives_the_text_of_ar),
-        cmocka_unit_test(test_nothing_depends_on_neighbours_pieces_pages_or_preemption),
         cmocka_unit_test(test_max_tokens_is_exact_around_the_block),
         cmocka_unit_test(test_the_context_ends_a_generation),
-        cmocka_unit_test(test_cancels_at_any_time_lose_nothing),
-        cmocka_unit_test(test_sums_over_requests_equal_the_counters),
         cmocka_unit_test(test_drafts_are_told_to_those_who_ask),
         cmocka_unit_test(test_who_is_submitted_during_a_pass_is_counted_at_once),
         cmocka_unit_test(test_the_live_picture_shows_who_runs),

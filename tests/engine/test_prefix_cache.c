@@ -280,41 +280,6 @@ static void test_pages_computed_twice_at_once_are_kept_once(void **state)
     }
 }
 
-static void test_cancels_at_any_time_lose_no_page(void **state)
-{
-    (void)state;
-    uint64_t random = 7;
-    for (int round = 0; round < 6; round++) {
-        enum { MANY = 200 };
-        struct fake_model f = fake_model_default();
-        struct client c;
-        struct answer *answers = calloc(MANY, sizeof *answers);
-        struct eng_stats st;
-        f.page_size = 1 + round % 4;
-        f.n_pages = 2 * CONTEXT / f.page_size + 1;
-        f.step_us = 50;
-        client_open(&c, &f, client_options(), CONTEXT, NULL);
-        for (int i = 0; i < MANY; i++) {
-            int32_t prompt[CONTEXT], n = 1 + (int32_t)(test_random(&random) % 100);
-            struct eng_params p = params((enum eng_mode)(i % 4), 1 + (int32_t)(test_random(&random) % 60));
-            family(prompt, n, (int)(test_random(&random) % 2));
-            client_submit(&c, &answers[i], &p, prompt, (size_t)n);
-            if (test_random(&random) % 3 == 0)
-                client_poll(&c, 1);
-            struct answer *other = &answers[test_random(&random) % (uint32_t)(i + 1)];
-            if (test_random(&random) % 2 && other->request)
-                eng_cancel(other->request);
-        }
-        client_wait(&c);
-        eng_stats(c.engine, &st);
-        assert_true(st.prefix_hits > 0);
-        client_close(&c); // checks every page
-        for (int i = 0; i < MANY; i++)
-            answer_free(&answers[i]);
-        free(answers);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,7 +289,6 @@ int main(void)
         cmocka_unit_test(test_salts_do_not_find_each_others_pages),
         cmocka_unit_test(test_forced_collisions_find_the_right_pages),
         cmocka_unit_test(test_pages_computed_twice_at_once_are_kept_once),
-        cmocka_unit_test(test_cancels_at_any_time_lose_no_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
