@@ -24,7 +24,7 @@ if [ -z "$build" ]; then
         scripts/setup.sh --tests
     fi
     [ -f build/build.ninja ] || meson setup build >/dev/null
-    meson configure build -Dtests=true
+    ninja -C build -n tests/engine/check_invariance >/dev/null 2>&1 || meson configure build -Dtests=true
     ninja -C build --quiet tests/engine/check_invariance
 fi
 "$build/tests/engine/check_invariance" --workloads "$fake" --seed "$seed"
