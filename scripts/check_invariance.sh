@@ -13,7 +13,7 @@ while [ $# -gt 0 ]; do
     --nano) nano=$2 ;;
     --seed) seed=$2 ;;
     --build) build=$2 ;;
-    *) sed -n '2,5s/^# *//p' "$0" && exit 2 ;;
+    *) sed -n '2,5s/^# *//p' "scripts/${0##*/}" && exit 2 ;;
     esac
     shift 2
 done

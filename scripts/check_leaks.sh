@@ -11,7 +11,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --build) build=$2 ;;
     --seconds | --round | --clients | --seed) rest+=("$1" "$2") ;;
-    *) sed -n '2,5s/^# *//p' "$0" && exit 2 ;;
+    *) sed -n '2,5s/^# *//p' "scripts/${0##*/}" && exit 2 ;;
     esac
     shift 2
 done
