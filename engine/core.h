@@ -57,6 +57,7 @@ struct eng_engine {
     int64_t next_deadline_ns;                // no live request times out before
     struct eng_step *flying;                 // submitted ahead; the step that the next round begins with
     int64_t done_ns;                         // when the last step was done
+    bool busy;                               // the thread has not slept since
     struct eng_cost_live cost_live;          // parts.info.cost against what steps take
 
     pthread_t thread;

@@ -82,17 +82,18 @@ static void commit_draft(struct eng_block *b, const struct krn_choice *choices, 
 {
     for (int32_t i = 1; i < b->rows; i++) {
         b->tokens[i] = choices[i - 1].token;
+        b->confidence[i - 1] = choices[i - 1].confidence;
         run->failed = run->failed || b->tokens[i] < 0;
     }
-    b->drafted = true;
+    b->drafted = b->rows;
 }
 
-// Only a verification's length and seed are its choices'; a draft is always verified.
+// A verification's length and seed are its choices'; how much of a draft is verified is the draft's, unless rows are so
+// cheap that all of it is.
 static int32_t ss_rows_ahead(const struct eng_seq *seq, const struct eng_segment *flying, int32_t *ret_end)
 {
     *ret_end = flying->first_pos + flying->rows;
-    (void)seq;
-    return flying->kind == ENG_PASS_DRAFT ? flying->rows : 0;
+    return flying->kind == ENG_PASS_DRAFT && seq->routing.row_price < ENG_FREE_ROW_PRICE ? flying->rows : 0;
 }
 
 static int ss_plan_ahead(const struct eng_seq *seq, const struct eng_segment *flying, struct eng_batch *batch)
@@ -117,7 +118,7 @@ static void commit_verify(struct eng_seq *seq, const struct krn_choice *choices,
                           struct eng_run *run)
 {
     struct eng_block *b = &seq->block;
-    run->drafted = b->rows - 1;
+    run->drafted = b->drafted - 1;
     run->blocks = 1;
     run->failed = accepted->n == 0;
     run->n = accepted->n;
@@ -130,7 +131,7 @@ static void commit_verify(struct eng_seq *seq, const struct krn_choice *choices,
     run->rejected = b->rows - run->n;
     seq->n_kv += run->n;
     b->rows = 0;
-    b->drafted = false;
+    b->drafted = 0;
 }
 
 static void ss_commit(struct eng_seq *seq, const struct eng_batch *batch, const struct eng_segment *segment,

@@ -112,6 +112,7 @@ static bool take(struct eng_engine *e)
     bool idle = !e->sched.n_running && !e->sched.waiting && !e->flying;
     bool woken;
     struct eng_request *r = eng_queue_take(&e->queue, idle, &woken);
+    e->busy = e->busy && !idle;
     while (r) {
         struct eng_request *next = r->next;
         eng_scheduler_add(&e->sched, r);
@@ -130,34 +131,32 @@ static bool take(struct eng_engine *e)
 
 // ---- route ----------------------------------------------------------------------------------------------------------
 
-static struct eng_load load_of(const struct eng_engine *e)
+static void set_mode(struct eng_engine *e, struct eng_seq *q, const struct eng_route *to)
 {
-    struct eng_load load = {.active = e->sched.n_running};
-    for (int32_t i = 0; i < e->sched.n_running; i++)
-        load.block_rows += e->sched.running[i]->params.block_length;
-    return load;
+    if (q->mode == ENG_MODE_AUTO) {
+        e->counters.now.decisions[to->mode]++;
+        q->stats.cause = to->cause;
+    } else if (q->mode != to->mode) {
+        e->counters.now.switches[q->mode][to->mode]++;
+        q->stats.switches++;
+    }
+    eng_seq_set_mode(q, to->mode, to->block_length, to->reason);
 }
 
 // Decides for every running sequence that stands between two cycles.
 static void route(struct eng_engine *e)
 {
-    struct eng_load load = load_of(e);
+    int64_t now = eng_now_ns();
+    eng_router_plan(&e->router, e->sched.running, e->sched.n_running, now);
     for (int32_t i = 0; i < e->sched.n_running; i++) {
         struct eng_request *r = e->sched.running[i];
-        struct eng_seq *q = &r->seq;
-        if (!eng_seq_at_boundary(q))
-            continue;
-        if (q->mode == eng_router_mode(&e->router, r, &load))
-            continue; // as before, for the reason it gave then
         struct eng_route to;
-        eng_router_decide(&e->router, r, &load, &to);
-        if (q->mode == ENG_MODE_AUTO) {
-            e->counters.now.decisions[to.mode]++;
-        } else {
-            e->counters.now.switches[q->mode][to.mode]++;
-            q->stats.switches++;
-        }
-        eng_seq_set_mode(q, to.mode, to.block_length, to.reason);
+        if (!eng_seq_at_boundary(&r->seq))
+            continue;
+        bool changed = eng_router_wants(&e->router, r, now, &to);
+        if (changed)
+            set_mode(e, &r->seq, &to);
+        eng_router_follow(&e->router, r, changed, now);
     }
 }
 
@@ -245,17 +244,22 @@ static bool wait_for(struct eng_engine *e, struct eng_step *step)
         eng_cost_observe(&e->cost_live, &e->parts.info.cost, &pass, (double)(now - start) / 1e9);
     }
     e->done_ns = now;
+    e->busy = true;
     return true;
 }
 
 // Nobody whose cycle ends with this step would then be sent to another mode.
-static bool modes_stay(const struct eng_engine *e, const struct eng_step *flying)
+static bool modes_stay(struct eng_engine *e, const struct eng_step *flying)
 {
-    struct eng_load load = load_of(e);
+    int64_t now = eng_now_ns();
+    eng_router_plan(&e->router, e->sched.running, e->sched.n_running, now);
     for (int32_t i = 0; i < flying->batch.n_segments; i++) {
-        const struct eng_request *r = flying->planned[i];
-        if (r && eng_seq_at_boundary(&r->seq) && eng_router_mode(&e->router, r, &load) != r->seq.mode)
+        struct eng_request *r = flying->planned[i];
+        if (!r || !eng_seq_at_boundary(&r->seq))
+            continue;
+        if (eng_router_wants(&e->router, r, now, NULL))
             return false;
+        eng_router_follow(&e->router, r, false, now);
     }
     return true;
 }
@@ -266,6 +270,7 @@ static struct eng_step *go_ahead(struct eng_engine *e, const struct eng_step *fl
     struct eng_step *next = &e->sched.steps[flying == &e->sched.steps[0]];
     if (!e->parts.model.async || !modes_stay(e, flying) || !eng_scheduler_fill_ahead(&e->sched, flying, next))
         return NULL;
+    eng_router_note_host(&e->router, 0);
     return submit(e, next);
 }
 
@@ -335,6 +340,7 @@ static void commit_segment(struct eng_engine *e, const struct eng_batch *b, cons
     if (q->finish == ENG_FINISH_NONE && !eng_seq_in_prompt(q) && !eng_seq_wanted(q))
         eng_seq_end(q, ENG_FINISH_LENGTH, NULL, &e->builder);
     count_run(e, q, s, &run, taken);
+    eng_router_learn(&e->router, r, s, &run, taken, e->done_ns);
     eng_scheduler_committed(&e->sched, r, s->kind == ENG_PASS_VERIFY);
     if (q->finish != ENG_FINISH_NONE)
         finish(e, r);
@@ -342,6 +348,13 @@ static void commit_segment(struct eng_engine *e, const struct eng_batch *b, cons
         end(e, r, ENG_FINISH_ERROR, eng_strerror(ENG_ENOMEM));
     else if (r->params.stream_draft && (s->kind == ENG_PASS_DENOISE || s->kind == ENG_PASS_DRAFT))
         (void)post(e, eng_event_draft(r)); // only a picture: without memory it is left out
+}
+
+// With cheap rows the verification may have been submitted already, of the whole draft.
+static void cut_draft(struct eng_engine *e, struct eng_request *r)
+{
+    if (r->seq.block.drafted && r->seq.routing.row_price >= ENG_FREE_ROW_PRICE)
+        eng_seq_cut_draft(&r->seq, eng_router_verified_rows(&e->router, r));
 }
 
 static void commit(struct eng_engine *e, struct eng_step *step)
@@ -353,6 +366,8 @@ static void commit(struct eng_engine *e, struct eng_step *step)
             commit_segment(e, &step->batch, s, step->planned[i]);
         else
             e->counters.now.wasted_ahead += (uint64_t)s->rows;
+        if (s->kind == ENG_PASS_DRAFT && step->planned[i]) // not if it has ended
+            cut_draft(e, step->planned[i]);
     }
     eng_event_builder_reset(&e->builder);
     eng_batch_reset(&step->batch);
@@ -401,6 +416,8 @@ static struct eng_step *next_step(struct eng_engine *e)
     admit(e);
     route(e);
     step = schedule(e);
+    if (step && e->busy)
+        eng_router_note_host(&e->router, (double)(eng_now_ns() - e->done_ns) / 1e9);
     return step ? submit(e, step) : NULL;
 }
 

@@ -52,10 +52,10 @@ struct eng_options {
     bool calibrate;         // without such a file: measures one while opening, for about a second
     bool cold;              // no warm-up while opening: the first pass of each size may take longer
     bool prefix_cache;      // finished KV pages are kept and shared by requests that begin alike
-    int32_t auto_rows;      // `auto` self-speculates while all active blocks fit this many rows
+    int32_t auto_rows;      // `auto` without a cost model: it uses blocks while all active ones fit this many rows
     enum eng_mode mode;     // for requests that say ENG_MODE_AUTO by default (never overrides a request's own mode)
     unsigned auto_modes;    // bit set by (1u << mode): what auto may choose
-    int32_t block_length;   // default: 4, 8, 16, 32, 64
+    int32_t block_length;   // 4, 8, 16, 32, 64: of diffusion by default; the longest that the router chooses itself
     float threshold;        // default of diffusion, (0, 1]
     void (*progress)(void *user, const char *what, double fraction); // while opening; may be NULL
     void (*notify)(void *user);                                      // engine thread: events are ready; may be NULL
@@ -143,7 +143,8 @@ struct eng_logit_bias {
 struct eng_params {
     int32_t max_tokens;   // >= 0; exact. 0 computes the prompt and finishes with "length"
     enum eng_mode mode;   // AUTO: the router decides among what is allowed
-    int32_t block_length; // 0: the engine's default
+    bool mode_by_default; // the client named no mode, and `mode` is the configuration's: told in the reason only
+    int32_t block_length; // 0: the router's choice; where it would change the text, the engine's default
     float threshold;      // diffusion; 0: the engine's default
     int32_t steps;        // diffusion: passes per block instead of a threshold; 0: threshold
     enum eng_commit_policy commit_policy;
@@ -209,6 +210,18 @@ struct eng_token {
     const float *top_logprobs;
 };
 
+// Who or what chose a request's mode when it began.
+enum eng_cause {
+    ENG_CAUSE_REQUESTED,   // the request forced it
+    ENG_CAUSE_DEFAULT,     // the configuration's mode
+    ENG_CAUSE_ONLY_MODE,   // auto: nothing else may be chosen
+    ENG_CAUSE_FASTEST,     // auto: the most tokens a second of all together, by the cost model
+    ENG_CAUSE_POOR_DRAFTS, // auto: AR among others' blocks, since its own drafts are not worth their rows
+    ENG_CAUSE_AUTO_ROWS,   // auto without a cost model
+    ENG_N_CAUSES
+};
+const char *eng_cause_name(enum eng_cause cause); // "requested", "default", "only_mode", ...
+
 struct eng_span { // part of a request's output decoded in one way
     int32_t from_token;
     enum eng_mode mode;
@@ -223,8 +236,9 @@ struct eng_request_stats {
     double queue_ms, first_token_ms, total_ms;
     enum eng_mode mode; // of the last span
     int32_t block_length;
-    char reason[160]; // why that mode, a sentence with numbers
-    int32_t n_spans;  // at most ENG_MAX_SPANS are kept
+    enum eng_cause cause; // of the first span
+    char reason[160];     // why that mode, a sentence with numbers
+    int32_t n_spans;      // at most ENG_MAX_SPANS are kept
     struct eng_span spans[16];
 };
 enum { ENG_MAX_SPANS = 16 };
@@ -320,8 +334,9 @@ struct eng_live {
     int32_t prompt_tokens, computed_tokens; // computed: positions whose keys and values are final
     int32_t completion_tokens, forward_passes;
     int32_t drafted_tokens, accepted_tokens;
-    double tokens_per_second; // since the first token; 0 before the second
-    char reason[160];         // why that mode
+    double tokens_per_second;           // since the first token; 0 before the second
+    double predicted_tokens_per_second; // at the present load, by the cost model; 0 without one
+    char reason[160];                   // why that mode
 };
 // Copies at most max of the requests that run and returns how many. The picture is at most a twentieth of a second old
 // and never shows a request whose finish event can be taken. Any thread, never waits for a forward pass.

@@ -45,6 +45,7 @@ static void show(struct eng_live *to, const struct eng_request *r, int64_t now_n
         .drafted_tokens = st->drafted_tokens,
         .accepted_tokens = st->accepted_tokens,
     };
+    to->predicted_tokens_per_second = q->routing.predicted;
     // The first token ends the prompt; its time is no time between tokens.
     if (st->completion_tokens > 1 && now_ns > q->first_token_ns)
         to->tokens_per_second = (st->completion_tokens - 1) * 1e9 / (double)(now_ns - q->first_token_ns);

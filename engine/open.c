@@ -98,7 +98,15 @@ static void set_constants(struct eng_engine *e, const struct eng_options *o, con
         .threshold = o->threshold,
         .tokenizer = parts->tokenizer,
     };
-    e->router = (struct eng_router){.modes = info->modes, .auto_modes = o->auto_modes, .auto_rows = o->auto_rows};
+    e->router.rules = (struct eng_plan_rules){
+        .modes = info->modes,
+        .auto_modes = o->auto_modes,
+        .auto_rows = o->auto_rows,
+        .draft_adapter = parts->model.has_adapter,
+        .block_adapter = parts->model.has_adapter && parts->model.block_adapter,
+        .cost = &info->cost,
+        .live = &e->cost_live,
+    };
     e->env = (struct eng_decode_env){
         .mask_id = parts->model.mask_id,
         .has_adapter = parts->model.has_adapter,

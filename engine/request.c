@@ -293,13 +293,14 @@ static int copy_all(struct eng_request *r, const struct eng_request_limits *l, c
         return ENG_ENOMEM;
     for (size_t i = 0; i < params->n_biases; i++)
         r->biases[i] = (struct krn_token_bias){params->biases[i].token, params->biases[i].bias};
-    if (!p->block_length)
-        p->block_length = l->block_length;
     if (!(p->threshold > 0))
         p->threshold = l->threshold;
     r->mode = p->mode;
     if (r->mode == ENG_MODE_AUTO && !(p->lossless && l->mode == ENG_MODE_DIFFUSION) && l->modes & 1u << l->mode)
         r->mode = l->mode;
+    r->block_free = !p->block_length && r->mode != ENG_MODE_DIFFUSION;
+    if (!p->block_length)
+        p->block_length = l->block_length;
     r->tokenizer = l->tokenizer;
     r->n_vocab = l->n_vocab;
     return make_ends(r, l);

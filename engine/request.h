@@ -33,6 +33,7 @@ struct eng_request_limits {
 struct eng_request {
     struct eng_params params; // with defaults filled in; its pointers lead into `memory` and the arrays below
     enum eng_mode mode;       // forced, or AUTO
+    bool block_free;          // nobody asked for a block length, and it changes no text: it is the router's to choose
     int32_t *prompt;
     size_t n_prompt;
     int32_t *end_ids; // what ends the generation: the model's, unless ignored, and the request's

@@ -1,62 +1,317 @@
-// 4 ROUTE  The present rule of `auto`: blocks while all of them together fit auto_rows, one row each beyond that.
-//
-// A pass over few rows costs about what a pass over one row costs, because it is bound by reading the weights. Up to
-// that point speculation is nearly free; beyond it every rejected row takes time from somebody else.
+// 4 ROUTE  Mode and block length of one request, within the plan for everyone (router.h).
 #include "router.h"
 
 #include <stdio.h>
 
+#include "batch.h"
 #include "request.h"
 
-static bool allowed(const struct eng_router *router, const struct eng_request *r, enum eng_mode mode)
+static const int64_t plan_ns = 1000 * 1000;           // how long a plan is good for, by each running request
+static const int64_t steady_ns = INT64_C(2000000000); // between two changes while the load stays
+static const double clearly = 1.03;                   // how much better a change must be
+static const double host_rate = 1.0 / 64;
+enum {
+    most_planned = 20, // requests beyond which a plan is good for no longer
+    plain_tokens = 64, // in AR, after which a request's own acceptance is half forgotten
+    trial_drafts = 6,
+    trial_pause = 50 // passes between two trials, for every pass of one
+};
+
+const char *eng_cause_name(enum eng_cause cause)
 {
-    const struct eng_params *p = &r->params;
-    if (!(router->modes & 1u << mode))
-        return false;
-    if (mode == ENG_MODE_DIFFUSION && p->lossless)
-        return false;
-    return router->auto_modes & 1u << mode || (mode == ENG_MODE_DIFFUSION && p->allow_diffusion);
+    static const char *const names[ENG_N_CAUSES] = {"requested", "default",     "only_mode",
+                                                    "fastest",   "poor_drafts", "auto_rows"};
+    return names[cause];
 }
 
-// The block mode that auto would use, or AR when there is none.
-static enum eng_mode block_mode(const struct eng_router *router, const struct eng_request *r)
+// ---- the plan -------------------------------------------------------------------------------------------------------
+
+// A few requests more or less among many change nothing that would be worth a plan.
+static bool same_load(int32_t n, int32_t before)
 {
-    if (allowed(router, r, ENG_MODE_SELF_SPECULATION))
-        return ENG_MODE_SELF_SPECULATION;
-    return allowed(router, r, ENG_MODE_DIFFUSION) ? ENG_MODE_DIFFUSION : ENG_MODE_AR;
+    int32_t difference = n > before ? n - before : before - n;
+    return difference * 16 <= before;
 }
 
-static bool fits(const struct eng_router *router, const struct eng_load *load)
+// Lets one of those that were not decided yet try blocks, if it is time for that.
+static void offer_trial(struct eng_router *router, struct eng_request *const *running, int32_t n, int64_t now_ns)
 {
-    return load->block_rows <= router->auto_rows;
+    const struct eng_plan *plan = &router->plan;
+    if (!plan->measured || plan->cap || now_ns < router->trial_ns)
+        return;
+    for (int32_t i = 0; i < n; i++) {
+        struct eng_request *r = running[i];
+        unsigned modes = eng_plan_modes(&router->rules, r);
+        if (r->seq.mode != ENG_MODE_AUTO || !(modes >> ENG_MODE_SELF_SPECULATION & 1) || !(modes >> ENG_MODE_AR & 1))
+            continue;
+        int32_t cap = eng_plan_hope(&router->rules, running, n, router->host_s);
+        router->trial_ns = now_ns + (int64_t)(2e9 * trial_drafts * trial_pause * plan->seconds);
+        if (cap) {
+            r->seq.routing.trial = trial_drafts;
+            r->seq.routing.trial_block = r->block_free ? cap : r->params.block_length;
+        }
+        return;
+    }
 }
 
-enum eng_mode eng_router_mode(const struct eng_router *router, const struct eng_request *r, const struct eng_load *load)
+void eng_router_plan(struct eng_router *router, struct eng_request *const *running, int32_t n, int64_t now_ns)
+{
+    bool fresh = false;
+    for (int32_t i = 0; i < n; i++) {
+        struct eng_routing *own = &running[i]->seq.routing;
+        if (!own->tokens[0])
+            eng_acceptance_expect(&own->acceptance, &router->experience, own->tokens);
+        fresh = fresh || running[i]->seq.mode == ENG_MODE_AUTO;
+    }
+    const struct eng_plan *plan = &router->plan;
+    if (!plan->number || !same_load(n, plan->active) ||
+        now_ns - plan->made_ns >= plan_ns * (n < most_planned ? n : most_planned)) {
+        eng_experience_fade(&router->experience, now_ns);
+        eng_plan_make(&router->rules, &router->experience, running, n, router->host_s, now_ns, &router->plan);
+    }
+    if (fresh)
+        offer_trial(router, running, n, now_ns);
+}
+
+// ---- one request ----------------------------------------------------------------------------------------------------
+
+// Tokens a pass that are left when the time of the option's rows is paid for, at the rate of everyone together.
+static double gain(const struct eng_plan *plan, const struct eng_route_option *o)
+{
+    return o->tokens - plan->rate * plan->row_s * ((o->rows[0] + o->rows[1]) / 2.0 - 1);
+}
+
+static bool slower_than_ar(const struct eng_plan *plan, const struct eng_route_option *o)
+{
+    return o->tokens / plan->seconds < ENG_LEAST_SPEED / plan->ar_seconds;
+}
+
+// Nobody is made slower than plain AR would make it for the sake of the others.
+static void prefer(const struct eng_plan *plan, struct eng_route_option *best, struct eng_route_option other)
+{
+    if (slower_than_ar(plan, &other) && !slower_than_ar(plan, best))
+        return;
+    if (gain(plan, &other) > gain(plan, best))
+        *best = other;
+}
+
+// What is best for the request within the plan.
+static struct eng_route_option best_of(const struct eng_router *router, const struct eng_request *r, unsigned modes)
+{
+    const struct eng_plan *plan = &router->plan;
+    if (r->seq.routing.trial)
+        return eng_plan_speculation(&router->experience, r, r->seq.routing.trial_block);
+    struct eng_route_option best = eng_plan_option(&router->rules, &router->experience, r, plan->cap);
+    // A request alone is what the plan was made for.
+    if (!plan->measured || plan->active == 1 || !plan->cap)
+        return best;
+    if (modes >> ENG_MODE_AR & 1)
+        prefer(plan, &best, eng_plan_option(&router->rules, &router->experience, r, 0));
+    for (int k = 0; r->block_free && modes >> ENG_MODE_SELF_SPECULATION & 1 && eng_block_length(k) < plan->cap; k++)
+        prefer(plan, &best, eng_plan_speculation(&router->experience, r, eng_block_length(k)));
+    if (modes >> ENG_MODE_DIFFUSION & 1 && r->params.block_length <= plan->cap)
+        prefer(plan, &best, eng_plan_diffusion(&router->experience, r));
+    return best;
+}
+
+// What it has now, as an option.
+static struct eng_route_option present(const struct eng_router *router, const struct eng_request *r)
+{
+    const struct eng_seq *q = &r->seq;
+    switch (q->mode) {
+    case ENG_MODE_SELF_SPECULATION:
+        return eng_plan_speculation(&router->experience, r, q->block_length);
+    case ENG_MODE_DIFFUSION:
+        return eng_plan_diffusion(&router->experience, r);
+    default:
+        return (struct eng_route_option){ENG_MODE_AR, q->block_length, 1, {1, 1}};
+    }
+}
+
+static bool same(const struct eng_seq *q, const struct eng_route_option *o)
+{
+    return q->mode == o->mode && (o->mode == ENG_MODE_AR || q->block_length == o->block_length);
+}
+
+static bool load_changed(const struct eng_plan *plan, const struct eng_seq *q)
+{
+    int32_t a = plan->active, b = q->routing.active;
+    return 2 * a >= 3 * b || 2 * b >= 3 * a;
+}
+
+// ---- reasons --------------------------------------------------------------------------------------------------------
+
+static enum eng_cause cause_of(const struct eng_router *router, const struct eng_request *r, unsigned modes,
+                               const struct eng_route_option *o)
 {
     if (r->mode != ENG_MODE_AUTO)
-        return r->mode;
-    // Without AR among the allowed modes the block mode stays, however many there are.
-    bool block = fits(router, load) || !allowed(router, r, ENG_MODE_AR);
-    return block ? block_mode(router, r) : ENG_MODE_AR;
+        return r->params.mode == ENG_MODE_AUTO || r->params.mode_by_default ? ENG_CAUSE_DEFAULT : ENG_CAUSE_REQUESTED;
+    if (!(modes & (modes - 1)))
+        return ENG_CAUSE_ONLY_MODE;
+    if (!router->plan.measured)
+        return ENG_CAUSE_AUTO_ROWS;
+    return router->plan.cap && o->mode == ENG_MODE_AR ? ENG_CAUSE_POOR_DRAFTS : ENG_CAUSE_FASTEST;
 }
 
-void eng_router_decide(const struct eng_router *router, const struct eng_request *r, const struct eng_load *load,
-                       struct eng_route *ret)
+// Why it is the fastest; `to` is after "N active requests: ".
+static void say_fastest(const struct eng_router *router, const struct eng_request *r, const struct eng_route_option *o,
+                        char *to, size_t size)
 {
-    ret->mode = eng_router_mode(router, r, load);
-    ret->block_length = r->params.block_length;
-    const char *plural = load->active == 1 ? "" : "s";
-    if (r->mode != ENG_MODE_AUTO)
-        snprintf(ret->reason, sizeof ret->reason, "%s was asked for by the %s", eng_mode_name(r->mode),
-                 r->params.mode == ENG_MODE_AUTO ? "configuration" : "request");
-    else if (block_mode(router, r) == ENG_MODE_AR)
-        snprintf(ret->reason, sizeof ret->reason, "%d active request%s: auto may choose only ar here", load->active,
-                 plural);
-    else if (fits(router, load))
-        snprintf(ret->reason, sizeof ret->reason, "%d active request%s: blocks of %d rows in all fit auto-rows %d",
-                 load->active, plural, load->block_rows, router->auto_rows);
+    const struct eng_plan *plan = &router->plan;
+    if (r->seq.routing.trial)
+        snprintf(to, size, "trying blocks of %d; ar predicted %.4g tok/s in all by what is known of drafts",
+                 o->block_length, plan->rate);
+    else if (o->mode == ENG_MODE_SELF_SPECULATION)
+        snprintf(to, size, "blocks of %d predicted %.4g tok/s in all against %.4g with ar, %.1f tokens a block",
+                 o->block_length, plan->rate, plan->ar_rate, 2 * o->tokens);
+    else if (o->mode == ENG_MODE_DIFFUSION)
+        snprintf(to, size, "diffusion predicted %.4g tok/s in all against %.4g with ar, %.1f tokens a pass", plan->rate,
+                 plan->ar_rate, o->tokens);
+    else if (!plan->other_cap)
+        snprintf(to, size, "ar predicted %.4g tok/s in all", plan->rate);
     else
-        snprintf(ret->reason, sizeof ret->reason, "%d active request%s: blocks of %d rows in all exceed auto-rows %d%s",
-                 load->active, plural, load->block_rows, router->auto_rows,
-                 ret->mode == ENG_MODE_AR ? "" : ", but auto may not choose ar");
+        snprintf(to, size, "ar predicted %.4g tok/s in all against %.4g with blocks of %d%s", plan->rate,
+                 plan->other_rate, plan->other_cap,
+                 plan->hindered                    ? ", which would make some slower"
+                 : r->seq.routing.tokens[0] < 1.5f ? ", of which few are accepted"
+                                                   : "");
+}
+
+static void say(const struct eng_router *router, const struct eng_request *r, const struct eng_route_option *o,
+                struct eng_route *ret)
+{
+    const struct eng_plan *plan = &router->plan;
+    char why[128];
+    switch (ret->cause) {
+    case ENG_CAUSE_REQUESTED:
+    case ENG_CAUSE_DEFAULT:
+        snprintf(ret->reason, sizeof ret->reason, "%s was asked for by the %s", eng_mode_name(r->mode),
+                 ret->cause == ENG_CAUSE_DEFAULT ? "configuration" : "request");
+        return;
+    case ENG_CAUSE_ONLY_MODE:
+        snprintf(why, sizeof why, "auto may choose only %s here", eng_mode_name(o->mode));
+        break;
+    case ENG_CAUSE_AUTO_ROWS:
+        snprintf(why, sizeof why, "blocks of %d rows in all %s auto-rows %d%s", plan->all_rows,
+                 plan->cap ? "fit" : "exceed", router->rules.auto_rows,
+                 plan->cap || o->mode == ENG_MODE_AR ? "" : ", but auto may not choose ar");
+        break;
+    case ENG_CAUSE_POOR_DRAFTS: {
+        struct eng_route_option block = eng_plan_option(&router->rules, &router->experience, r, plan->cap);
+        snprintf(why, sizeof why, "ar, since blocks of %d would yield it only %.1f tokens each", block.block_length,
+                 2 * block.tokens);
+        break;
+    }
+    default:
+        say_fastest(router, r, o, why, sizeof why);
+    }
+    snprintf(ret->reason, sizeof ret->reason, "%d active request%s: %s", plan->active, plan->active == 1 ? "" : "s",
+             why);
+}
+
+// ---- decisions ------------------------------------------------------------------------------------------------------
+
+bool eng_router_wants(const struct eng_router *router, const struct eng_request *r, int64_t now_ns,
+                      struct eng_route *ret)
+{
+    const struct eng_seq *q = &r->seq;
+    const struct eng_plan *plan = &router->plan;
+    bool first = q->mode == ENG_MODE_AUTO;
+    if (!first && (q->routing.plan == plan->number || (r->mode != ENG_MODE_AUTO && !r->block_free)))
+        return false;
+    unsigned modes = eng_plan_modes(&router->rules, r);
+    struct eng_route_option to = best_of(router, r, modes);
+    if (!first) {
+        if (same(q, &to))
+            return false;
+        if (!load_changed(plan, q)) {
+            struct eng_route_option from = present(router, r);
+            // Beyond the cap the price of a row says too little; the plan itself does not change for a trifle.
+            bool weigh = plan->measured && plan->active > 1 && from.block_length <= plan->cap;
+            if ((q->routing.changed_ns && now_ns - q->routing.changed_ns < steady_ns) ||
+                (weigh && gain(plan, &to) < gain(plan, &from) * clearly))
+                return false;
+        }
+    }
+    if (ret) {
+        ret->mode = to.mode;
+        ret->block_length = to.block_length;
+        ret->cause = cause_of(router, r, modes, &to);
+        say(router, r, &to, ret);
+    }
+    return true;
+}
+
+void eng_router_follow(const struct eng_router *router, struct eng_request *r, bool changed, int64_t now_ns)
+{
+    struct eng_seq *q = &r->seq;
+    struct eng_routing *own = &q->routing;
+    const struct eng_plan *plan = &router->plan;
+    if (changed) {
+        // The first decision is no change.
+        if (own->active)
+            own->changed_ns = now_ns;
+        own->active = plan->active;
+    } else if (own->plan == plan->number) {
+        return;
+    }
+    own->plan = plan->number;
+    own->row_price = plan->row_price;
+    struct eng_route_option o = present(router, r);
+    own->predicted = plan->measured ? (float)(o.tokens / plan->seconds) : 0;
+}
+
+int32_t eng_router_verified_rows(const struct eng_router *router, const struct eng_request *r)
+{
+    const struct eng_block *b = &r->seq.block;
+    return eng_rows_worth_verifying(&router->experience, b->confidence, b->rows, r->seq.routing.row_price);
+}
+
+// ---- learning -------------------------------------------------------------------------------------------------------
+
+// What became of the draft; the token after the accepted ones tells of one draft more than was verified.
+static struct eng_verified verified(const struct eng_seq *q, const struct eng_segment *s, const struct eng_run *run,
+                                    int32_t taken)
+{
+    struct eng_verified v = {.n = run->drafted,
+                             .kept = run->accepted < taken ? run->accepted : taken,
+                             .judged = s->rows - 1,
+                             .ended = q->finish != ENG_FINISH_NONE,
+                             .confidence = q->block.confidence};
+    if (v.judged < v.n) {
+        v.kept += v.kept == v.judged && taken > v.kept && run->tokens[v.kept] == q->block.tokens[v.kept + 1];
+        v.judged++;
+    }
+    return v;
+}
+
+void eng_router_learn(struct eng_router *router, struct eng_request *r, const struct eng_segment *s,
+                      const struct eng_run *run, int32_t taken, int64_t now_ns)
+{
+    struct eng_routing *own = &r->seq.routing;
+    if (s->kind == ENG_PASS_VERIFY && run->drafted > 0) {
+        struct eng_verified v = verified(&r->seq, s, run, taken);
+        eng_acceptance_learn(&own->acceptance, &router->experience, &v);
+        router->experience.learned_ns = now_ns;
+        if (own->trial && v.kept * 2 > v.n)
+            router->trial_ns = now_ns;
+        own->trial -= own->trial > 0;
+    } else if (run->denoise_passes) {
+        eng_denoising_learn(&router->experience, s->rows, run->denoise_passes);
+        router->experience.learned_ns = now_ns;
+    } else if (s->kind == ENG_PASS_AR && ++own->n_plain == plain_tokens) {
+        eng_acceptance_forget(&own->acceptance);
+    } else {
+        return;
+    }
+    own->n_plain = 0;
+    eng_acceptance_expect(&own->acceptance, &router->experience, own->tokens);
+    own->plan = 0; // it may be worth another look
+}
+
+void eng_router_note_host(struct eng_router *router, double seconds)
+{
+    // A pause of the whole process says nothing about the next pass.
+    double most = router->host_s > 0 ? 4 * router->host_s : seconds;
+    router->host_s += host_rate * ((seconds < most ? seconds : most) - router->host_s);
 }

@@ -1,37 +1,57 @@
 // 4 ROUTE  Which mode and block length a request uses for its next cycle, and why.
 //
-// A pure function of the request, the configuration and the load, so that it can be replaced and tested alone. A forced
-// mode is always honoured. AR and self-speculation give the same text, so moving between them is always allowed;
-// diffusion gives another text and is chosen only where the client or the configuration allows it.
+// A plan for everyone (route_plan.h) says how long blocks may be at this load; within it each request takes what its
+// own drafts (acceptance.h) make the most of. A forced mode is always honoured. AR and self-speculation give the same
+// text, so moving between them is always allowed; diffusion gives another text, is chosen only where the client or the
+// configuration allows it, and only between two blocks.
+//
+// Where AR is best by what is known of drafts, but blocks would be if drafts were good, a new request now and then
+// tries a few, for at most a fiftieth of the passes; while they turn out well, the next one tries at once.
+//
+// Without change of load a request changes at most once in two seconds, and only for something clearly better. Engine
+// thread. Nothing here allocates.
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine.h"
+#include "acceptance.h"
+#include "route_plan.h"
 
 struct eng_request;
+struct eng_run;
+struct eng_segment;
 
 struct eng_router {
-    unsigned modes;      // what the model can do, bits of enum eng_mode
-    unsigned auto_modes; // what auto may choose
-    int32_t auto_rows;   // auto speculates while all active blocks fit this many rows
-};
-
-// The load of this moment.
-struct eng_load {
-    int32_t active;     // running requests, this one included
-    int32_t block_rows; // the sum of their block lengths
+    struct eng_plan_rules rules; // constant
+    struct eng_experience experience;
+    struct eng_plan plan;
+    int64_t trial_ns; // when a new request may try blocks next
+    double host_s;    // between the end of a pass and the submission of the next, a running mean
 };
 
 struct eng_route {
     enum eng_mode mode; // never AUTO
     int32_t block_length;
+    enum eng_cause cause;
     char reason[160]; // one sentence with numbers
 };
 
-// The mode that decide would take, without its sentence: cheap enough to ask for every request in every step.
-enum eng_mode eng_router_mode(const struct eng_router *router, const struct eng_request *r,
-                              const struct eng_load *load);
-void eng_router_decide(const struct eng_router *router, const struct eng_request *r, const struct eng_load *load,
-                       struct eng_route *ret);
+// Makes a new plan if the running requests are others in number, or the present plan is a fiftieth of a second old.
+// Every running request must have been through here before the functions below are asked about it.
+void eng_router_plan(struct eng_router *router, struct eng_request *const *running, int32_t n, int64_t now_ns);
+// Another mode or block length than it has, now, between two cycles? Cheap when the plan has not changed since the
+// request was last looked at. ret, if not NULL, is filled when it is true.
+bool eng_router_wants(const struct eng_router *router, const struct eng_request *r, int64_t now_ns,
+                      struct eng_route *ret);
+// Brings what the request carries of the plan up to date (price of a row, predicted speed); changed: it has just taken
+// another mode or block length. Between two cycles.
+void eng_router_follow(const struct eng_router *router, struct eng_request *r, bool changed, int64_t now_ns);
+
+// A draft has come back: how many of its rows are worth verifying, 1 .. rows.
+int32_t eng_router_verified_rows(const struct eng_router *router, const struct eng_request *r);
+// A verification, or the last denoise pass of a block, was committed; taken: tokens of the run before the end.
+void eng_router_learn(struct eng_router *router, struct eng_request *r, const struct eng_segment *s,
+                      const struct eng_run *run, int32_t taken, int64_t now_ns);
+// So long after the end of a pass the next one was submitted.
+void eng_router_note_host(struct eng_router *router, double seconds);

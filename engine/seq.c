@@ -102,6 +102,12 @@ void eng_seq_set_mode(struct eng_seq *seq, enum eng_mode mode, int32_t block_len
         st->spans[st->n_spans++] = span;
 }
 
+void eng_seq_cut_draft(struct eng_seq *seq, int32_t rows)
+{
+    assert(seq->block.drafted && rows >= 1 && rows <= seq->block.drafted);
+    seq->block.rows = rows;
+}
+
 void eng_seq_preempt(struct eng_seq *seq)
 {
     // A generation without output still has to compute its whole prompt and take the first token from its last row.

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "acceptance.h"
 #include "engine.h"
 #include "kernels.h"
 #include "output.h"
@@ -33,10 +34,11 @@ struct eng_history {
 struct eng_block {
     int32_t start, rows; // positions start .. start + rows - 1; rows 0: no cycle is under way. Row 0 is the seed
     int32_t passes;      // denoise passes done
-    bool drafted;        // self-speculation: tokens[1 ..] hold the draft, verification is next
+    int32_t drafted;     // self-speculation: rows of the draft, which is in tokens[1 ..]; verification is next. 0: none
     uint64_t masked;     // diffusion: bit i: position start + i has no token yet. Never read off the ids
-    int32_t tokens[ENG_MAX_BLOCK]; // tokens[i] is meaningful where not masked
-    struct krn_choice *reveals;    // diffusion: [ENG_MAX_BLOCK] the choice that revealed each position
+    int32_t tokens[ENG_MAX_BLOCK];       // tokens[i] is meaningful where not masked
+    float confidence[ENG_MAX_BLOCK - 1]; // self-speculation: of the drafts, tokens[1 ..]
+    struct krn_choice *reveals;          // diffusion: [ENG_MAX_BLOCK] the choice that revealed each position
 };
 
 // Tokens that a pass made final, and what it cost.
@@ -48,6 +50,19 @@ struct eng_run {
     int32_t blocks; // 1 after a block's first denoise pass, or a self-speculation cycle
     int32_t drafted, accepted, rejected; // verification only
     int32_t denoise_passes;              // of the block that ended
+};
+
+// What the router knows of a generation.
+struct eng_routing {
+    struct eng_acceptance acceptance;
+    float tokens[ENG_BLOCK_LENGTHS]; // expected of a block of each length; [0] 0: not known yet
+    int32_t trial, trial_block;      // drafts left of a trial, and their block length
+    int32_t n_plain;                 // tokens in AR since the acceptance was last looked at
+    int64_t changed_ns;              // when mode or block length last changed; 0: never
+    int32_t active;                  // requests that ran at the last decision; 0: there was none
+    uint32_t plan;                   // the last plan that was followed; 0: look again
+    float row_price;                 // tokens that a row of verification has to yield
+    float predicted;                 // tokens a second; 0: not known
 };
 
 struct eng_seq {
@@ -66,6 +81,7 @@ struct eng_seq {
     enum eng_mode mode; // of the present cycle; AUTO: not decided yet
     int32_t block_length;
     struct eng_block block;
+    struct eng_routing routing;
     struct eng_history history;
     struct eng_output output; // text: detokeniser and stop strings
 
@@ -94,6 +110,8 @@ int32_t eng_seq_wanted(const struct eng_seq *seq);
 
 // Takes a decision of the router, at a boundary or before the prompt. reason is copied.
 void eng_seq_set_mode(struct eng_seq *seq, enum eng_mode mode, int32_t block_length, const char *reason);
+// Between a draft and its verification: only the first `rows` rows (1 .. those of the draft) are verified.
+void eng_seq_cut_draft(struct eng_seq *seq, int32_t rows);
 // Its pages are gone: everything it had computed is computed again, as a prompt is. Tokens and mode state stay.
 void eng_seq_preempt(struct eng_seq *seq);
 

@@ -166,7 +166,6 @@ enum MHD_Result srv_gen_submit(struct srv_exchange *x, struct srv_gen *g, const 
         srv_stream_new(x, g->chat ? SRV_ENDPOINT_CHAT : SRV_ENDPOINT_COMPLETIONS, g->stream, ops, g, (int)n);
     if (!s)
         return MHD_NO;
-    s->decision = g->decision;
     if (make_requests(s, g, &e)) {
         srv_stream_discard(s);
         return srv_http_error(x, &e);

@@ -28,7 +28,6 @@ struct srv_gen { // the data of a stream
     int n;              // choices per prompt
     int32_t max_tokens; // -1: not given
     struct eng_params params;
-    enum srv_metrics_reason decision;
     int32_t *stop_ids;
     const char **stops;
     struct eng_logit_bias *biases;

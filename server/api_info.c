@@ -270,7 +270,12 @@ static void put_live(struct srv_buf *out, const struct srv_choice *c, const stru
         srv_buf_puts(out, "null");
     srv_buf_puts(out, ",\"tokens_per_second\":");
     if (l->tokens_per_second > 0)
-        srv_buf_printf(out, "%.4g}", l->tokens_per_second);
+        srv_buf_printf(out, "%.4g", l->tokens_per_second);
+    else
+        srv_buf_puts(out, "null");
+    srv_buf_puts(out, ",\"predicted_tokens_per_second\":");
+    if (l->predicted_tokens_per_second > 0)
+        srv_buf_printf(out, "%.4g}", l->predicted_tokens_per_second);
     else
         srv_buf_puts(out, "null}");
 }

@@ -268,7 +268,7 @@ static int parse_mode(struct srv_gen *g, struct srv_error *e)
                              name);
     if (!name && lossless && mode == ENG_MODE_DIFFUSION)
         mode = ENG_MODE_AUTO; // the request's wish beats the server's default
-    g->decision = name && mode ? SRV_DECISION_REQUESTED : mode ? SRV_DECISION_DEFAULT : SRV_DECISION_AUTO;
+    g->params.mode_by_default = !name && mode != ENG_MODE_AUTO;
     if (check_mode(g, (enum eng_mode)mode, e))
         return -1;
     if (lossless && mode == ENG_MODE_DIFFUSION)

@@ -21,7 +21,6 @@ static const double rate_bounds[] = {0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16, 
 static const char *const finish_names[SRV_METRICS_FINISHES] = {"none",      "stop",    "length",
                                                                "cancelled", "timeout", "error"};
 static const char *const endpoint_names[SRV_N_ENDPOINTS] = {"chat", "completions"};
-static const char *const decision_names[SRV_N_DECISIONS] = {"requested", "default", "auto"};
 
 void srv_metrics_init(struct srv_metrics *m)
 {
@@ -64,8 +63,8 @@ void srv_metrics_gap(struct srv_hist *h, double gap, int n)
     srv_hist_add(h, gap / n, (uint64_t)n);
 }
 
-void srv_metrics_finished(struct srv_metrics *m, enum srv_metrics_endpoint endpoint, enum srv_metrics_reason decision,
-                          enum eng_finish finish, const struct eng_request_stats *stats, const struct srv_hist *gaps)
+void srv_metrics_finished(struct srv_metrics *m, enum srv_metrics_endpoint endpoint, enum eng_finish finish,
+                          const struct eng_request_stats *stats, const struct srv_hist *gaps)
 {
     enum eng_mode mode = stats->mode;
     for (int i = 0; i <= SRV_METRICS_BUCKETS; i++)
@@ -74,7 +73,7 @@ void srv_metrics_finished(struct srv_metrics *m, enum srv_metrics_endpoint endpo
     m->inter_token[mode].count += gaps->count;
     m->requests[endpoint][mode][finish]++;
     if (stats->n_spans > 0) // one that ended in the queue was never decided
-        m->decisions[stats->spans[0].mode][decision]++;
+        m->decisions[stats->spans[0].mode][stats->cause]++;
     if (stats->completion_tokens > 0)
         srv_hist_add(&m->first_token[mode], stats->first_token_ms * 1e-3, 1);
     srv_hist_add(&m->queue[mode], stats->queue_ms * 1e-3, 1);
@@ -167,11 +166,11 @@ static void render_requests(const struct srv_metrics *m, struct srv_buf *out)
                 srv_buf_printf(out, "trimode_http_responses_total{path=\"%s\",code=\"%d\"} %llu\n",
                                r < SRV_METRICS_ROUTES ? srv_routes[r].path : "other", code,
                                (unsigned long long)m->answers[r][code - 100]);
-    family(out, "mode_decisions_total", "counter", "Mode a generation started in, by who chose it.");
+    family(out, "mode_decisions_total", "counter", "Mode a generation started in, by who or what chose it.");
     for (int mode = 1; mode < ENG_N_MODES; mode++)
-        for (int d = 0; d < SRV_N_DECISIONS; d++)
+        for (int d = 0; d < ENG_N_CAUSES; d++)
             srv_buf_printf(out, "trimode_mode_decisions_total{mode=\"%s\",reason=\"%s\"} %llu\n", eng_mode_name(mode),
-                           decision_names[d], (unsigned long long)m->decisions[mode][d]);
+                           eng_cause_name((enum eng_cause)d), (unsigned long long)m->decisions[mode][d]);
     count_family(out, "client_disconnects_total", "Clients that left while their request waited.", m->disconnects);
     count_family(out, "slow_readers_total", "Streams cut because the client read too slowly.", m->slow_readers);
     hist_by_mode(out, "time_to_first_token_seconds", "From submission to the first token.", m->first_token);

@@ -16,7 +16,6 @@ enum {
 };
 
 enum srv_metrics_endpoint { SRV_ENDPOINT_CHAT, SRV_ENDPOINT_COMPLETIONS, SRV_N_ENDPOINTS };
-enum srv_metrics_reason { SRV_DECISION_REQUESTED, SRV_DECISION_DEFAULT, SRV_DECISION_AUTO, SRV_N_DECISIONS };
 
 struct srv_hist { // counts are not cumulative; the last bucket is +Inf
     const double *bounds;
@@ -33,7 +32,7 @@ struct srv_vllm { // what only vLLM's names need, of requests that gave a token
 struct srv_metrics { // loop thread only
     uint64_t answers[SRV_METRICS_ROUTES + 1][SRV_METRICS_CODES - 100];
     uint64_t requests[SRV_N_ENDPOINTS][ENG_N_MODES][SRV_METRICS_FINISHES];
-    uint64_t decisions[ENG_N_MODES][SRV_N_DECISIONS];
+    uint64_t decisions[ENG_N_MODES][ENG_N_CAUSES];
     struct srv_hist first_token[ENG_N_MODES], inter_token[ENG_N_MODES], queue[ENG_N_MODES], request[ENG_N_MODES];
     struct srv_hist tokens_per_forward[ENG_N_MODES];
     uint64_t disconnects, slow_readers;
@@ -48,8 +47,8 @@ void srv_metrics_answer(struct srv_metrics *m, int route, int status);
 // A run of n tokens, `gap` seconds after the one before. h is kept by the choice until its mode is known.
 void srv_metrics_gap(struct srv_hist *h, double gap, int n);
 // The end of one choice, with its gaps.
-void srv_metrics_finished(struct srv_metrics *m, enum srv_metrics_endpoint endpoint, enum srv_metrics_reason decision,
-                          enum eng_finish finish, const struct eng_request_stats *stats, const struct srv_hist *gaps);
+void srv_metrics_finished(struct srv_metrics *m, enum srv_metrics_endpoint endpoint, enum eng_finish finish,
+                          const struct eng_request_stats *stats, const struct srv_hist *gaps);
 
 // The whole page under the names that the configuration wants, from memory.
 void srv_metrics_render(const struct srv_server *s, struct srv_buf *out);

@@ -67,7 +67,6 @@ struct srv_stream *srv_stream_new(struct srv_exchange *x, enum srv_metrics_endpo
     s->ops = ops;
     s->data = data;
     s->endpoint = endpoint;
-    s->decision = SRV_DECISION_AUTO;
     s->start_ns = (int64_t)uv_hrtime();
     s->sse = sse;
     s->last_write_ms = srv_loop_now_ms(server);
@@ -294,7 +293,7 @@ static void finish_choice(struct srv_stream *s, struct srv_choice *c, const stru
         c->stats = *ev->stats;
     c->stop = ev->stop ? strdup(ev->stop) : NULL;
     c->stop_id = ev->stop_id;
-    srv_metrics_finished(&s->server->metrics, s->endpoint, s->decision, ev->finish, &c->stats, &c->gaps);
+    srv_metrics_finished(&s->server->metrics, s->endpoint, ev->finish, &c->stats, &c->gaps);
 }
 
 static void fail_choice(struct srv_stream *s, const struct eng_event *ev)

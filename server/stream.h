@@ -53,7 +53,6 @@ struct srv_stream {
     const struct srv_stream_ops *ops;
     void *data; // the endpoint's
     enum srv_metrics_endpoint endpoint;
-    enum srv_metrics_reason decision; // who chose the mode
     int64_t start_ns;
 
     bool sse;

@@ -57,7 +57,8 @@ void client_open(struct client *c, struct fake_model *f, struct eng_options opti
         .tokenizer = tokenizer,
         .eos_ids = &f->end_id,
         .n_eos = f->end_id >= 0,
-        .info = {.n_pages = f->n_pages,
+        .info = {.cost = f->cost,
+                 .n_pages = f->n_pages,
                  .page_size = f->page_size,
                  .max_context = max_context  ? max_context
                                 : most < 200 ? most

@@ -41,6 +41,7 @@ struct fake_model {
     int32_t poison;       // sequences whose prompt begins with this token get no finite logits; -1: none
     int32_t step_us;      // pretended time of a pass
     bool async;           // passes may be submitted ahead
+    struct eng_cost cost; // what the engine is told of the time of passes; zeroed: nothing
     bool shares;          // sequences may read whole pages that others wrote
 
     // Filled while running; read after the engine was closed.

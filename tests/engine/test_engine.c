@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "client.h"
+#include "route_machine.h"
 
 enum { N_REQUESTS = 60 };
 
@@ -595,6 +596,52 @@ static void test_spans_and_reason_tell_how_it_was_decoded(void **state)
     answer_free(&a);
 }
 
+// Passes cost what one of two machines says, requests come one after the other and their drafts are worth little at
+// first, so auto moves them in the middle of their answers, with blocks of all lengths and parts of drafts verified.
+static void test_the_router_moves_requests_and_their_text_stays(void **state)
+{
+    (void)state;
+    enum { N = 24 };
+    static struct job jobs[N];
+    uint64_t random = 17, switched = 0, lengths = 0, drafted = 0, verified = 0;
+    for (int round = 0; round < 8; round++) {
+        struct fake_model f = ending_model();
+        struct client c;
+        for (int i = 0; i < N; i++) {
+            make_job(&jobs[i], &random, ENG_MODE_AR);
+            jobs[i].params.block_length = 0;
+        }
+        f.agree = round % 4 * 0.33;
+        struct answer *ar = run_jobs(f, client_options(), jobs, N);
+        struct answer *a = calloc(N, sizeof *a);
+        f.cost = round % 2 ? machine_gpu() : machine_cpu();
+        client_open(&c, &f, client_options(), 200, NULL);
+        for (int i = 0; i < N; i++) {
+            jobs[i].params.mode = i % 5 ? ENG_MODE_AUTO : ENG_MODE_SELF_SPECULATION;
+            submit_job(&c, &a[i], &jobs[i]);
+            for (uint32_t wait = test_random(&random) % 6; wait; wait--)
+                client_poll(&c, 1);
+        }
+        client_wait(&c);
+        client_close(&c);
+        for (int i = 0; i < N; i++) {
+            assert_same(&a[i], &ar[i], i);
+            switched += (uint64_t)a[i].stats.switches;
+            bool routed = a[i].stats.cause == ENG_CAUSE_FASTEST || a[i].stats.cause == ENG_CAUSE_POOR_DRAFTS;
+            assert_true(i % 5 ? routed : a[i].stats.cause == ENG_CAUSE_REQUESTED);
+            for (int k = 0; k < a[i].stats.n_spans; k++)
+                lengths |= (uint64_t)a[i].stats.spans[k].block_length;
+        }
+        drafted += f.rows[ENG_PASS_DRAFT];
+        verified += f.rows[ENG_PASS_VERIFY];
+        free_answers(ar, N);
+        free_answers(a, N);
+    }
+    assert_true(switched > 10);
+    assert_true(verified > 0 && verified < drafted);
+    assert_true((lengths & (lengths - 1)) != 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -614,6 +661,7 @@ int main(void)
         cmocka_unit_test(test_close_frees_what_still_runs),
         cmocka_unit_test(test_a_model_without_a_mask_decodes_in_ar_only),
         cmocka_unit_test(test_spans_and_reason_tell_how_it_was_decoded),
+        cmocka_unit_test(test_the_router_moves_requests_and_their_text_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -164,7 +164,9 @@ static void push(struct eng_request *r, const char *text, enum eng_finish finish
                                               .total_ms = 5,
                                               .mode = r->params.mode ? r->params.mode : ENG_MODE_SELF_SPECULATION,
                                               .block_length = 16,
-                                              .n_spans = 1};
+                                              .n_spans = 1,
+                                              .cause = r->params.mode == ENG_MODE_AUTO ? ENG_CAUSE_FASTEST
+                                                                                       : ENG_CAUSE_REQUESTED};
         o->stats.spans[0] = (struct eng_span){0, o->stats.mode, 16};
         strcpy(o->stats.reason, "scripted");
         ev->stats = &o->stats;
@@ -249,6 +251,13 @@ static const char *const mode_names[] = {"auto", "ar", "diffusion", "self_specul
 const char *eng_mode_name(enum eng_mode mode)
 {
     return mode_names[mode];
+}
+
+const char *eng_cause_name(enum eng_cause cause)
+{
+    static const char *const names[ENG_N_CAUSES] = {"requested", "default",     "only_mode",
+                                                    "fastest",   "poor_drafts", "auto_rows"};
+    return names[cause];
 }
 
 int eng_mode_parse(const char *name)
@@ -557,6 +566,7 @@ int32_t eng_live(const struct eng_engine *e, struct eng_live *ret, int32_t max)
                                          .drafted_tokens = 8,
                                          .accepted_tokens = 6,
                                          .tokens_per_second = 123.4,
+                                         .predicted_tokens_per_second = 150.5,
                                          .reason = "scripted"};
     pthread_mutex_unlock(&lock);
     return n;

@@ -161,6 +161,7 @@ static void test_status_shows_how_each_request_is_decoded(void **state)
     assert_int_equal(number_at(j, "requests.0.decoding.0.computed_tokens"), 9);
     assert_true(number_at(j, "requests.0.decoding.0.acceptance") == 0.75);
     assert_true(number_at(j, "requests.0.decoding.0.tokens_per_second") == 123.4);
+    assert_true(number_at(j, "requests.0.decoding.0.predicted_tokens_per_second") == 150.5);
     cJSON_Delete(j);
     fake_finish(0, ENG_FINISH_STOP, NULL);
     fake_finish(1, ENG_FINISH_STOP, NULL);

@@ -96,7 +96,7 @@ static void test_null_is_as_good_as_absent(void **state)
         assert_true(p->temperature == 1 && p->top_p == 1 && p->repetition_penalty == 1 && p->n_top == -1);
         assert_true(p->mode == ENG_MODE_AUTO && !p->lossless && !p->allow_diffusion);
         assert_true(p->threshold == 0 && p->steps == 0 && p->block_length == 0 && p->timeout_ms == 600000);
-        assert_true(g->n == 1 && g->max_tokens == -1 && !g->stream && g->decision == SRV_DECISION_AUTO);
+        assert_true(g->n == 1 && g->max_tokens == -1 && !g->stream && !p->mode_by_default);
     }
 }
 
@@ -245,13 +245,13 @@ static void test_modes_and_what_may_come_with_them(void **state)
     assert_true(!g->params.allow_diffusion && g->params.lossless);
     config.mode = "diffusion";
     take(true, "");
-    assert_true(g->params.mode == ENG_MODE_DIFFUSION && g->decision == SRV_DECISION_DEFAULT);
+    assert_true(g->params.mode == ENG_MODE_DIFFUSION && g->params.mode_by_default);
     take(true, "\"lossless\":true"); // the request's wish beats the server's default
-    assert_true(g->params.mode == ENG_MODE_AUTO && g->decision == SRV_DECISION_AUTO);
+    assert_true(g->params.mode == ENG_MODE_AUTO && !g->params.mode_by_default);
     take(true, "\"mode\":\"auto\"");
     assert_true(g->params.mode == ENG_MODE_AUTO);
     take(true, "\"mode\":\"ar\"");
-    assert_int_equal(g->decision, SRV_DECISION_REQUESTED);
+    assert_true(g->params.mode == ENG_MODE_AR && !g->params.mode_by_default);
     refuse(true, "\"mode\":\"AR\"", "mode", "'AR'; allowed are auto");
     refuse(true, "\"block_length\":24", "block_length", "24; allowed are 4, 8, 16, 32 and 64");
     info.modes = 1u << ENG_MODE_AR;

@@ -56,7 +56,7 @@ static void test_counts_requests_answers_and_times(void **state)
     expect(r.body, "trimode_http_responses_total{path=\"/v1/chat/completions\",code=\"400\"} 1");
     expect(r.body, "trimode_http_responses_total{path=\"other\",code=\"404\"} 1");
     expect(r.body, "trimode_mode_decisions_total{mode=\"ar\",reason=\"requested\"} 1");
-    expect(r.body, "trimode_mode_decisions_total{mode=\"self_speculation\",reason=\"auto\"} 1");
+    expect(r.body, "trimode_mode_decisions_total{mode=\"self_speculation\",reason=\"fastest\"} 1");
     expect(r.body, "trimode_time_to_first_token_seconds_count{mode=\"ar\"} 1");
     expect(r.body, "trimode_time_to_first_token_seconds_bucket{mode=\"ar\",le=\"0.001\"} 0");
     expect(r.body, "trimode_time_to_first_token_seconds_bucket{mode=\"ar\",le=\"0.005\"} 1");
@@ -91,10 +91,11 @@ static void test_a_request_that_ends_in_the_queue_is_counted_everywhere(void **s
     srv_metrics_init(&m);
     struct srv_hist gaps = {0};
     struct eng_request_stats never = {.prompt_tokens = 5, .queue_ms = 30, .total_ms = 30};
-    struct eng_request_stats decided = {.mode = ENG_MODE_AR, .n_spans = 1, .queue_ms = 1, .total_ms = 2};
+    struct eng_request_stats decided = {
+        .mode = ENG_MODE_AR, .n_spans = 1, .cause = ENG_CAUSE_POOR_DRAFTS, .queue_ms = 1, .total_ms = 2};
     decided.spans[0].mode = ENG_MODE_DIFFUSION;
-    srv_metrics_finished(&m, SRV_ENDPOINT_CHAT, SRV_DECISION_AUTO, ENG_FINISH_CANCELLED, &never, &gaps);
-    srv_metrics_finished(&m, SRV_ENDPOINT_CHAT, SRV_DECISION_AUTO, ENG_FINISH_CANCELLED, &decided, &gaps);
+    srv_metrics_finished(&m, SRV_ENDPOINT_CHAT, ENG_FINISH_CANCELLED, &never, &gaps);
+    srv_metrics_finished(&m, SRV_ENDPOINT_CHAT, ENG_FINISH_CANCELLED, &decided, &gaps);
     struct srv_server *s = calloc(1, sizeof *s);
     s->config = &config;
     s->model_name = strdup("m");
@@ -106,8 +107,8 @@ static void test_a_request_that_ends_in_the_queue_is_counted_everywhere(void **s
     expect(out.data, "trimode_request_seconds_sum{mode=\"auto\"} 0.03");
     expect(out.data, "trimode_request_seconds_count{mode=\"ar\"} 1");
     // The second had been given a mode, though no token came.
-    expect(out.data, "trimode_mode_decisions_total{mode=\"diffusion\",reason=\"auto\"} 1");
-    expect(out.data, "trimode_mode_decisions_total{mode=\"ar\",reason=\"auto\"} 0");
+    expect(out.data, "trimode_mode_decisions_total{mode=\"diffusion\",reason=\"poor_drafts\"} 1");
+    expect(out.data, "trimode_mode_decisions_total{mode=\"ar\",reason=\"poor_drafts\"} 0");
     expect(out.data, "trimode_time_to_first_token_seconds_count{mode=\"ar\"} 0");
     assert_null(strstr(out.data, "time_to_first_token_seconds_count{mode=\"auto\"}"));
     srv_buf_free(&out);
