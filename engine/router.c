@@ -11,7 +11,7 @@ static const int64_t steady_ns = INT64_C(2000000000); // between two changes whi
 static const double clearly = 1.03;                   // how much better a change must be
 static const double host_rate = 1.0 / 64;
 enum {
-    most_planned = 20, // requests beyond which a plan is good for no longer
+    most_planned = 50, // requests beyond which a plan is good for no longer
     plain_tokens = 64, // in AR, after which a request's own acceptance is half forgotten
     trial_drafts = 6,
     trial_pause = 50 // passes between two trials, for every pass of one
@@ -211,13 +211,18 @@ static void say(const struct eng_router *router, const struct eng_request *r, co
 
 // ---- decisions ------------------------------------------------------------------------------------------------------
 
+bool eng_router_is_settled(const struct eng_router *router, const struct eng_request *r)
+{
+    return r->seq.mode != ENG_MODE_AUTO && r->seq.routing.plan == router->plan.number;
+}
+
 bool eng_router_wants(const struct eng_router *router, const struct eng_request *r, int64_t now_ns,
                       struct eng_route *ret)
 {
     const struct eng_seq *q = &r->seq;
     const struct eng_plan *plan = &router->plan;
     bool first = q->mode == ENG_MODE_AUTO;
-    if (!first && (q->routing.plan == plan->number || (r->mode != ENG_MODE_AUTO && !r->block_free)))
+    if (!first && r->mode != ENG_MODE_AUTO && !r->block_free)
         return false;
     unsigned modes = eng_plan_modes(&router->rules, r);
     struct eng_route_option to = best_of(router, r, modes);
@@ -252,8 +257,6 @@ void eng_router_follow(const struct eng_router *router, struct eng_request *r, b
         if (own->active)
             own->changed_ns = now_ns;
         own->active = plan->active;
-    } else if (own->plan == plan->number) {
-        return;
     }
     own->plan = plan->number;
     own->row_price = plan->row_price;

@@ -37,11 +37,13 @@ struct eng_route {
     char reason[160]; // one sentence with numbers
 };
 
-// Makes a new plan if the running requests are others in number, or the present plan is a fiftieth of a second old.
+// Makes a new plan if the running requests are others in number, or the present plan is older than a millisecond
+// for each of them (at most 50).
 // Every running request must have been through here before the functions below are asked about it.
 void eng_router_plan(struct eng_router *router, struct eng_request *const *running, int32_t n, int64_t now_ns);
-// Another mode or block length than it has, now, between two cycles? Cheap when the plan has not changed since the
-// request was last looked at. ret, if not NULL, is filled when it is true.
+// It has followed the present plan, and nothing was learned of it since.
+bool eng_router_is_settled(const struct eng_router *router, const struct eng_request *r);
+// Another mode or block length than it has, now, between two cycles? ret, if not NULL, is filled when it is true.
 bool eng_router_wants(const struct eng_router *router, const struct eng_request *r, int64_t now_ns,
                       struct eng_route *ret);
 // Brings what the request carries of the plan up to date (price of a row, predicted speed); changed: it has just taken

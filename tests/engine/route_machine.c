@@ -107,7 +107,7 @@ static void route(struct state *s)
         struct client *c = &s->clients[i];
         struct eng_seq *q = &c->r->seq;
         struct eng_route to;
-        if (!eng_seq_at_boundary(q))
+        if (!eng_seq_at_boundary(q) || eng_router_is_settled(&s->router, c->r))
             continue;
         bool changed = eng_router_wants(&s->router, c->r, now, &to);
         if (changed && q->mode != ENG_MODE_AUTO && s->now_s >= s->from_s) {
