@@ -72,10 +72,10 @@ static int plan_verify(struct eng_seq *seq, const struct eng_decode_env *env, st
 static int ss_plan(struct eng_seq *seq, const struct eng_decode_env *env, struct eng_batch *batch)
 {
     assert(seq->n_kv == seq->n_tokens - 1);
+    if (seq->block.drafted)
+        return plan_verify(seq, env, batch);
     int32_t rows = block_rows(seq);
-    if (rows == 1)
-        return eng_decode_ar.plan(seq, env, batch);
-    return seq->block.drafted ? plan_verify(seq, env, batch) : plan_draft(seq, env, batch, rows);
+    return rows == 1 ? eng_decode_ar.plan(seq, env, batch) : plan_draft(seq, env, batch, rows);
 }
 
 static void commit_draft(struct eng_block *b, const struct krn_choice *choices, struct eng_run *run)
@@ -128,6 +128,8 @@ static void commit_verify(struct eng_seq *seq, const struct krn_choice *choices,
     }
     assert(run->failed || run->tokens[run->n - 1] == accepted->seed);
     run->accepted = run->failed ? 0 : run->n - 1;
+    // Of a draft that was not verified whole, the last token may be the next draft.
+    run->accepted += run->n == b->rows && b->rows < b->drafted && run->tokens[run->n - 1] == b->tokens[run->n];
     run->rejected = b->rows - run->n;
     seq->n_kv += run->n;
     b->rows = 0;

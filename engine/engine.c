@@ -358,10 +358,10 @@ static void commit_segment(struct eng_engine *e, const struct eng_batch *b, cons
         (void)post(e, eng_event_draft(r)); // only a picture: without memory it is left out
 }
 
-// With cheap rows the verification may have been submitted already, of the whole draft.
+// Where the step after this one runs already, it verifies the whole draft.
 static void cut_draft(struct eng_engine *e, struct eng_request *r)
 {
-    if (r->seq.block.drafted && r->seq.routing.row_price >= ENG_FREE_ROW_PRICE)
+    if (r->seq.block.drafted && !e->flying)
         eng_seq_cut_draft(&r->seq, eng_router_verified_rows(&e->router, r));
 }
 

@@ -267,24 +267,25 @@ void eng_router_follow(const struct eng_router *router, struct eng_request *r, b
 int32_t eng_router_verified_rows(const struct eng_router *router, const struct eng_request *r)
 {
     const struct eng_block *b = &r->seq.block;
-    return eng_rows_worth_verifying(&router->experience, b->confidence, b->rows, r->seq.routing.row_price);
+    int32_t rows = eng_rows_worth_verifying(&router->experience, b->confidence, b->rows, r->seq.routing.row_price);
+    // Either the text ends with a drafted end, or everything behind it is rejected with it.
+    for (int32_t i = 1; i < rows; i++)
+        if (eng_seq_ends_with(&r->seq, b->tokens[i]))
+            return i;
+    return rows;
 }
 
 // ---- learning -------------------------------------------------------------------------------------------------------
 
-// What became of the draft; the token after the accepted ones tells of one draft more than was verified.
+// What became of the draft; the last token tells of one draft more than there were rows for.
 static struct eng_verified verified(const struct eng_seq *q, const struct eng_segment *s, const struct eng_run *run,
                                     int32_t taken)
 {
     struct eng_verified v = {.n = run->drafted,
                              .kept = run->accepted < taken ? run->accepted : taken,
-                             .judged = s->rows - 1,
+                             .judged = s->rows < run->drafted ? s->rows : run->drafted,
                              .ended = q->finish != ENG_FINISH_NONE,
                              .confidence = q->block.confidence};
-    if (v.judged < v.n) {
-        v.kept += v.kept == v.judged && taken > v.kept && run->tokens[v.kept] == q->block.tokens[v.kept + 1];
-        v.judged++;
-    }
     return v;
 }
 

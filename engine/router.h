@@ -50,7 +50,7 @@ bool eng_router_wants(const struct eng_router *router, const struct eng_request 
 // another mode or block length. Between two cycles.
 void eng_router_follow(const struct eng_router *router, struct eng_request *r, bool changed, int64_t now_ns);
 
-// A draft has come back: how many of its rows are worth verifying, 1 .. rows.
+// A draft has come back: how many of its rows are worth verifying, 1 .. rows. None behind a drafted end of the text.
 int32_t eng_router_verified_rows(const struct eng_router *router, const struct eng_request *r);
 // A verification, or the last denoise pass of a block, was committed; taken: tokens of the run before the end.
 void eng_router_learn(struct eng_router *router, struct eng_request *r, const struct eng_segment *s,

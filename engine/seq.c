@@ -118,8 +118,9 @@ void eng_seq_preempt(struct eng_seq *seq)
     seq->n_preempted++;
 }
 
-static bool is_end_id(const struct eng_request *r, int32_t token)
+bool eng_seq_ends_with(const struct eng_seq *seq, int32_t token)
 {
+    const struct eng_request *r = seq->request;
     for (size_t i = 0; i < r->n_end_ids; i++)
         if (r->end_ids[i] == token)
             return true;
@@ -137,7 +138,7 @@ static int append(struct eng_seq *seq, int32_t token, const struct krn_choice *c
         rc = eng_history_add(&seq->history, token, false);
     if (rc)
         return rc;
-    if (is_end_id(r, token)) {
+    if (eng_seq_ends_with(seq, token)) {
         seq->finish = ENG_FINISH_STOP;
         seq->stop_id = token;
         return eng_output_end(&seq->output, &b->text);

@@ -115,6 +115,8 @@ void eng_seq_cut_draft(struct eng_seq *seq, int32_t rows);
 // Its pages are gone: everything it had computed is computed again, as a prompt is. Tokens and mode state stay.
 void eng_seq_preempt(struct eng_seq *seq);
 
+// The generation ends with this token.
+bool eng_seq_ends_with(const struct eng_seq *seq, int32_t token);
 // Appends a run, writing tokens and text to b, until a token ends the generation (finish and its details are then set
 // and held-back text is released). *ret_taken: how many tokens of the run counted. 0 or ENG_ENOMEM.
 int eng_seq_append(struct eng_seq *seq, const struct eng_run *run, struct eng_event_builder *b, int32_t *ret_taken);

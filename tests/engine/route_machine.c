@@ -142,8 +142,8 @@ static int32_t verify(struct client *c, struct eng_run *run)
     while (kept < b->rows - 1 && c->kept[kept])
         kept++;
     run->drafted = b->drafted - 1;
-    run->accepted = kept;
     run->n = kept + 1;
+    run->accepted = kept + (kept == b->rows - 1 && b->rows < b->drafted && c->kept[kept]);
     for (int32_t i = 0; i < run->n; i++)
         run->tokens[i] = i < b->drafted - 1 && c->kept[i] ? 7 : 8;
     b->rows = b->drafted = 0;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "client.h"
 #include "drive.h"
 
 static struct eng_params params(int32_t block, int32_t max_tokens)
@@ -140,6 +141,45 @@ static void test_penalties_see_the_drafts_before_them(void **state)
     }
 }
 
+// However little of each draft is verified, the text is AR's; what was drafted right is counted by its whole length.
+static void test_a_part_of_the_draft_may_be_verified(void **state)
+{
+    (void)state;
+    uint64_t random = 3;
+    struct drive ar, ss;
+    struct eng_params p = params(8, 60);
+    struct fake_model f = fake_model_default();
+    p.mode = ENG_MODE_AR;
+    drive_open(&ar, f, &p, prompt, 3, 0);
+    drive_to_end(&ar);
+    p.mode = ENG_MODE_SELF_SPECULATION;
+    for (int agree = 0; agree <= 2; agree++)
+        for (int32_t cut = 1; cut <= 9; cut++) {
+            f.agree = agree * 0.5;
+            drive_open(&ss, f, &p, prompt, 3, 0);
+            drive_step(&ss);
+            while (ss.r->seq.finish == ENG_FINISH_NONE) {
+                if (drive_step(&ss) != ENG_PASS_DRAFT)
+                    continue; // one token was left
+                int32_t drafted = ss.r->seq.block.rows;
+                int32_t rows = cut <= 8 ? cut : 1 + (int32_t)(test_random(&random) % 8);
+                rows = rows < drafted ? rows : drafted;
+                eng_seq_cut_draft(&ss.r->seq, rows);
+                assert_int_equal(drive_step(&ss), ENG_PASS_VERIFY);
+                assert_true(eng_seq_at_boundary(&ss.r->seq));
+                assert_true(ss.run.n >= 1 && ss.run.n <= rows);
+                assert_int_equal(ss.run.rejected, rows - ss.run.n);
+                assert_int_equal(ss.run.drafted, drafted - 1);
+                if (agree == 2)
+                    assert_int_equal(ss.run.accepted, rows < drafted ? rows : drafted - 1);
+            }
+            assert_int_equal(ss.r->seq.n_tokens, ar.r->seq.n_tokens);
+            assert_memory_equal(ss.r->seq.tokens, ar.r->seq.tokens, (size_t)ar.r->seq.n_tokens * sizeof(int32_t));
+            drive_close(&ss);
+        }
+    drive_close(&ar);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -149,6 +189,7 @@ int main(void)
         cmocka_unit_test(test_one_wanted_token_is_a_plain_row),
         cmocka_unit_test(test_an_end_id_inside_the_accepted_run_ends),
         cmocka_unit_test(test_penalties_see_the_drafts_before_them),
+        cmocka_unit_test(test_a_part_of_the_draft_may_be_verified),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
