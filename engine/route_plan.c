@@ -72,7 +72,8 @@ struct eng_route_option eng_plan_option(const struct eng_plan_rules *rules, cons
     struct eng_route_option best = plain(r);
     // Without AR among its modes a request uses blocks whatever the cap says, as short as it may.
     if (may(modes, ENG_MODE_SELF_SPECULATION)) {
-        int32_t block = !r->block_free || given < cap ? given : cap > 0 ? cap : eng_block_length(0);
+        bool given_stands = !r->block_free || !rules->cost->n_knots;
+        int32_t block = given_stands || given < cap ? given : cap > 0 ? cap : eng_block_length(0);
         if (!ar || block <= cap)
             best = eng_plan_speculation(all, r, block);
     }
