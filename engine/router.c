@@ -153,28 +153,32 @@ static enum eng_cause cause_of(const struct eng_router *router, const struct eng
     return router->plan.cap && o->mode == ENG_MODE_AR ? ENG_CAUSE_POOR_DRAFTS : ENG_CAUSE_FASTEST;
 }
 
+// Digits after the point that a speed needs.
+static int digits(double rate)
+{
+    return rate < 10 ? 2 : rate < 100 ? 1 : 0;
+}
+
 // Why it is the fastest; `to` is after "N active requests: ".
 static void say_fastest(const struct eng_router *router, const struct eng_request *r, const struct eng_route_option *o,
                         char *to, size_t size)
 {
     const struct eng_plan *plan = &router->plan;
+    int d = digits(plan->rate);
     if (r->seq.routing.trial)
-        snprintf(to, size, "trying blocks of %d; ar predicted %.4g tok/s in all by what is known of drafts",
-                 o->block_length, plan->rate);
+        snprintf(to, size, "trying blocks of %d; ar predicted %.*f tok/s in all by what is known of drafts",
+                 o->block_length, d, plan->rate);
     else if (o->mode == ENG_MODE_SELF_SPECULATION)
-        snprintf(to, size, "blocks of %d predicted %.4g tok/s in all against %.4g with ar, %.1f tokens a block",
-                 o->block_length, plan->rate, plan->ar_rate, 2 * o->tokens);
+        snprintf(to, size, "blocks of %d predicted %.*f tok/s in all against %.*f with ar, %.1f tokens a block",
+                 o->block_length, d, plan->rate, d, plan->ar_rate, 2 * o->tokens);
     else if (o->mode == ENG_MODE_DIFFUSION)
-        snprintf(to, size, "diffusion predicted %.4g tok/s in all against %.4g with ar, %.1f tokens a pass", plan->rate,
-                 plan->ar_rate, o->tokens);
+        snprintf(to, size, "diffusion predicted %.*f tok/s in all against %.*f with ar, %.1f tokens a pass", d,
+                 plan->rate, d, plan->ar_rate, o->tokens);
     else if (!plan->other_cap)
-        snprintf(to, size, "ar predicted %.4g tok/s in all", plan->rate);
+        snprintf(to, size, "ar predicted %.*f tok/s in all", d, plan->rate);
     else
-        snprintf(to, size, "ar predicted %.4g tok/s in all against %.4g with blocks of %d%s", plan->rate,
-                 plan->other_rate, plan->other_cap,
-                 plan->hindered                    ? ", which would make some slower"
-                 : r->seq.routing.tokens[0] < 1.5f ? ", of which few are accepted"
-                                                   : "");
+        snprintf(to, size, "ar predicted %.*f tok/s in all against %.*f with blocks of %d%s", d, plan->rate, d,
+                 plan->other_rate, plan->other_cap, plan->hindered ? ", which would slow some down" : "");
 }
 
 static void say(const struct eng_router *router, const struct eng_request *r, const struct eng_route_option *o,

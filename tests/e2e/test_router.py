@@ -10,7 +10,7 @@ import time
 import client
 from case import SLOW, Case, prompts, together
 
-# "1 active request: blocks of 16 predicted 1.18e+04 tok/s in all against 9813 with ar, 5.9 tokens a block"
+# "1 active request: blocks of 16 predicted 11750 tok/s in all against 9813 with ar, 5.9 tokens a block"
 REASON = re.compile(r"^\d+ active requests?: .*\d.* tok/s|since blocks of \d+ would yield it only [0-9.]+ tokens each$")
 CAUSES = {"requested", "default", "only_mode", "fastest", "poor_drafts", "auto_rows"}
 
