@@ -88,6 +88,7 @@ static void run_alone(const struct workload *w, const struct eng_params *params,
     o.max_sequences = 1;
     o.max_step_rows = 64;
     o.prefix_cache = false;
+    o.calibrate = false;
     o.threads = 1;
     o.page_size = f.page_size = 16;
     f.n_pages = (w->max_context + 15) / 16;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "client.h"
+#include "route_machine.h"
 
 // ---- the tables -----------------------------------------------------------------------------------------------------
 
@@ -79,6 +80,7 @@ static const struct parameter of_options[] = {
     OPTION(FLOAT, threshold, 50, 0.3, 0.6, 1),
     OPTION(INT32, threads, 50, 1, 2),
     OPTION(TEXT, adapter, 25, NAME_NONE),
+    OPTION(BOOL, calibrate, 30, true),
 };
 
 static const struct parameter of_fakes[] = {
@@ -239,6 +241,8 @@ static int32_t make_fake(struct workload *w, uint64_t *random, const struct work
 {
     struct fake_model *f = &w->fake;
     DRAW(of_fakes, random, f);
+    int machine = below(random, 3); // what auto is told of passes: nothing, or what one of two machines would take
+    f->cost = machine == 0 ? f->cost : machine == 1 ? machine_cpu() : machine_gpu();
     bool letters = chance(random, 60);
     f->first_id = letters ? vocab->letters : 0;
     f->n_vocab = letters ? vocab->letters + 8 : vocab->tokenizer_vocab;
