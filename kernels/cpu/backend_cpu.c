@@ -9,6 +9,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+static void scratch_free(struct krn_select_scratch *scratch)
+{
+    free(scratch->value);
+    free(scratch->scaled);
+    free(scratch->ids);
+    *scratch = (struct krn_select_scratch){0};
+}
+
+// Grows the scratch to n_vocab tokens. 0, or KRN_ENOMEM (the scratch stays as it was).
+static int scratch_reserve(struct krn_select_scratch *scratch, int32_t n_vocab)
+{
+    if (n_vocab <= scratch->n_vocab)
+        return 0;
+    struct krn_select_scratch grown = {
+        .value = malloc((size_t)n_vocab * sizeof *grown.value),
+        .scaled = malloc((size_t)n_vocab * sizeof *grown.scaled),
+        .ids = malloc((size_t)n_vocab * sizeof *grown.ids),
+        .n_vocab = n_vocab,
+    };
+    if (!grown.value || !grown.scaled || !grown.ids) {
+        scratch_free(&grown);
+        return KRN_ENOMEM;
+    }
+    scratch_free(scratch);
+    *scratch = grown;
+    return 0;
+}
+
 static int cpu_prepare(void *ctx, const struct krn_limits *limits)
 {
     struct krn_cpu *cpu = ctx;
@@ -17,7 +45,7 @@ static int cpu_prepare(void *ctx, const struct krn_limits *limits)
     if (limits->head_dim % 2 != 0 || limits->head_dim > KRN_ROPE_DIM_MAX)
         return KRN_ENOTSUP;
     for (int i = 0; i < cpu->n_threads; i++) {
-        int rc = krn_select_scratch_reserve(&cpu->threads[i].select, limits->n_vocab);
+        int rc = scratch_reserve(&cpu->threads[i].select, limits->n_vocab);
         if (rc != 0)
             return rc;
     }
@@ -89,7 +117,7 @@ static void cpu_close(void *ctx)
     krn_pool_close(cpu->pool);
     for (int i = 0; cpu->threads && i < cpu->n_threads; i++) {
         krn_rope_cache_close(cpu->threads[i].rope_cache);
-        krn_select_scratch_done(&cpu->threads[i].select);
+        scratch_free(&cpu->threads[i].select);
     }
     free(cpu->threads);
     krn_cpu_free_all(cpu);

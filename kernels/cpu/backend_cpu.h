@@ -1,5 +1,5 @@
-// The CPU backend's inside, shared by its three files: backend_cpu.c (opening, the order of passes), memory_cpu.c and
-// ops_cpu.c. The functions are the entries of struct krn_backend; ctx is the struct krn_cpu.
+// The CPU backend's inside, shared by its four files: backend_cpu.c (opening, the order of passes), memory_cpu.c,
+// ops_cpu.c and products_cpu.c. The functions are the entries of struct krn_backend; ctx is the struct krn_cpu.
 #pragma once
 
 #include "kernels.h"
@@ -53,15 +53,12 @@ int krn_cpu_download(void *ctx, void *host, const void *src, size_t bytes);
 void krn_cpu_free_all(struct krn_cpu *cpu);
 
 // ops_cpu.c
+// Into how many chunks an op with this much work is cut (in the units of UNITS_PER_CHUNK).
+int krn_cpu_chunks(const struct krn_cpu *cpu, double work);
+bool krn_cpu_good_tensor(const struct krn_tensor *tensor);
 int krn_cpu_embed(void *ctx, void *x, const struct krn_tensor *table, const int32_t *tokens, int32_t rows);
 int krn_cpu_rms_norm(void *ctx, void *y, void *x, const void *add, const struct krn_tensor *weight, float eps,
                      int32_t rows, int32_t width);
-int krn_cpu_linear(void *ctx, void *y, const void *x, const struct krn_tensor *w, int32_t rows,
-                   const struct krn_adapter *adapter, const uint8_t *adapter_rows, void *scratch);
-int krn_cpu_project(void *ctx, const struct krn_product *products, int32_t n, const void *x, int32_t rows);
-int krn_cpu_gated(void *ctx, void *y, const void *x, const struct krn_tensor *gate, const struct krn_tensor *up,
-                  int32_t rows, void *const scratch[2]);
-int krn_cpu_head(void *ctx, float *logits, const void *x, const struct krn_tensor *w, int32_t rows);
 int krn_cpu_rope_write(void *ctx, void *q, void *k, void *v, int32_t n_heads, const struct krn_rope *rope,
                        const struct krn_kv *kv, int32_t layer, const struct krn_segment *segments, int32_t n_segments);
 int krn_cpu_attention(void *ctx, void *y, const void *q, int32_t n_heads, const struct krn_kv *kv, int32_t layer,
@@ -73,3 +70,11 @@ int krn_cpu_gather(void *ctx, void *y, const void *x, const int32_t *rows, int32
 int krn_cpu_select(void *ctx, const float *logits, int32_t n_vocab, int32_t banned_id,
                    const struct krn_select_row *rows, int32_t n, struct krn_choice *ret);
 int krn_cpu_accept(void *ctx, const struct krn_accept *accepts, int32_t n, struct krn_accepted *ret);
+
+// products_cpu.c
+int krn_cpu_linear(void *ctx, void *y, const void *x, const struct krn_tensor *w, int32_t rows,
+                   const struct krn_adapter *adapter, const uint8_t *adapter_rows, void *scratch);
+int krn_cpu_project(void *ctx, const struct krn_product *products, int32_t n, const void *x, int32_t rows);
+int krn_cpu_gated(void *ctx, void *y, const void *x, const struct krn_tensor *gate, const struct krn_tensor *up,
+                  int32_t rows, void *const scratch[2]);
+int krn_cpu_head(void *ctx, float *logits, const void *x, const struct krn_tensor *w, int32_t rows);

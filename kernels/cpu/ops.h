@@ -10,6 +10,16 @@
 
 #include <stdbool.h>
 
+// The name of this translation unit's version of an op: krn_add_ref, or krn_add_avx512 where meson.build compiles the
+// same file for AVX-512. Files compiled so use single IEEE operations in a fixed order, so that all versions have the
+// same bits.
+#ifndef KRN_ISA
+#define KRN_ISA ref
+#endif
+#define KRN_PASTE(op, isa) op##_##isa
+#define KRN_PASTE_VALUES(op, isa) KRN_PASTE(op, isa)
+#define KRN_VERSION(op) KRN_PASTE_VALUES(op, KRN_ISA)
+
 // ---- linear: units are outputs (rows of w) --------------------------------------------------------------------------
 
 struct krn_linear_task {
@@ -66,12 +76,61 @@ static inline size_t krn_kv_offset(const struct krn_kv *kv, int32_t layer, const
     return slot * (size_t)kv->head_dim;
 }
 
+// ---- ops whose reference is compiled for each instruction set -------------------------------------------------------
+
+struct krn_rms_norm_task {
+    float *y, *x;                    // [rows][width]; y may be x
+    const float *add;                // [rows][width] or NULL
+    const struct krn_tensor *weight; // width elements
+    float eps;
+    int32_t width;
+};
+
+// Units are rows.
+typedef void krn_rms_norm_fn(const struct krn_rms_norm_task *task, int64_t begin, int64_t end);
+
+struct krn_swiglu_task {
+    float *y;               // [rows][width]; may be gate or up
+    const float *gate, *up; // [rows][width]
+    int32_t rows, width;
+};
+
+// Units are columns, of all rows.
+typedef void krn_swiglu_fn(const struct krn_swiglu_task *task, int64_t begin, int64_t end);
+
+// Units are elements.
+typedef void krn_add_fn(float *x, const float *y, int64_t begin, int64_t end);
+
+struct krn_select_task {
+    const float *logits; // [.][n_vocab]
+    int32_t n_vocab;
+    int32_t banned_id;
+    const struct krn_select_row *rows;
+    struct krn_choice *choices;
+};
+
+// Working memory of one thread, for n_vocab tokens.
+struct krn_select_scratch {
+    float *value;  // logits after mask, penalties and bias
+    float *scaled; // value / temperature
+    int32_t *ids;  // candidates
+    int32_t n_vocab;
+};
+
+// Units are choices.
+typedef void krn_select_fn(const struct krn_select_task *task, struct krn_select_scratch *scratch, int64_t begin,
+                           int64_t end);
+
 // ---- the table ------------------------------------------------------------------------------------------------------
 
 struct krn_ops {
     const char *linear_version, *attention_version;
     void (*linear)(const struct krn_linear_task *task, int64_t begin, int64_t end);
     void (*attention)(const struct krn_attention_task *task, int64_t begin, int64_t end);
+    krn_rms_norm_fn *rms_norm;
+    krn_swiglu_fn *swiglu;
+    krn_add_fn *add;
+    krn_select_fn *select;
 };
 
 // Fills the table with the best versions whose features (KRN_CPU_*) are all in `features`.
@@ -84,21 +143,15 @@ void krn_attention_ref(const struct krn_attention_task *task, int64_t begin, int
 void krn_attention_avx2(const struct krn_attention_task *task, int64_t begin, int64_t end);
 void krn_attention_avx512(const struct krn_attention_task *task, int64_t begin, int64_t end);
 
+krn_rms_norm_fn krn_rms_norm_ref, krn_rms_norm_avx2, krn_rms_norm_avx512;
+krn_swiglu_fn krn_swiglu_ref, krn_swiglu_avx2, krn_swiglu_avx512;
+krn_add_fn krn_add_ref, krn_add_avx2, krn_add_avx512;
+krn_select_fn krn_select_ref, krn_select_avx2, krn_select_avx512;
+
 // ---- ops with a reference only --------------------------------------------------------------------------------------
 
 // Units are rows.
 void krn_embed_ref(float *x, const struct krn_tensor *table, const int32_t *tokens, int64_t begin, int64_t end);
-
-struct krn_rms_norm_task {
-    float *y, *x;                    // [rows][width]; y may be x
-    const float *add;                // [rows][width] or NULL
-    const struct krn_tensor *weight; // width elements
-    float eps;
-    int32_t width;
-};
-
-// Units are rows.
-void krn_rms_norm_ref(const struct krn_rms_norm_task *task, int64_t begin, int64_t end);
 
 struct krn_rope_task {
     float *q, *k;
@@ -123,34 +176,5 @@ void krn_rope_ref(const struct krn_rope_task *task, struct krn_rope_cache *cache
 void krn_kv_write_ref(const struct krn_kv *kv, int32_t layer, const float *k, const float *v,
                       const struct krn_segment *segment);
 
-// Units are elements. y may be gate or up.
-void krn_swiglu_ref(float *y, const float *gate, const float *up, int64_t begin, int64_t end);
-
-// Units are elements.
-void krn_add_ref(float *x, const float *y, int64_t begin, int64_t end);
-
 // Units are gathered rows.
 void krn_gather_ref(float *y, const float *x, const int32_t *rows, int32_t width, int64_t begin, int64_t end);
-
-struct krn_select_task {
-    const float *logits; // [.][n_vocab]
-    int32_t n_vocab;
-    int32_t banned_id;
-    const struct krn_select_row *rows;
-    struct krn_choice *choices;
-};
-
-// Working memory of one thread, for n_vocab tokens.
-struct krn_select_scratch {
-    float *value;  // logits after mask, penalties and bias
-    float *scaled; // value / temperature
-    int32_t *ids;  // candidates
-    int32_t n_vocab;
-};
-
-// Grows the scratch to n_vocab tokens. 0, or KRN_ENOMEM (the scratch stays as it was).
-int krn_select_scratch_reserve(struct krn_select_scratch *scratch, int32_t n_vocab);
-void krn_select_scratch_done(struct krn_select_scratch *scratch);
-
-// Units are choices.
-void krn_select_ref(const struct krn_select_task *task, struct krn_select_scratch *scratch, int64_t begin, int64_t end);

@@ -2,18 +2,16 @@
 //
 // Every op here is synchronous: when it returns, its result is there. Numerics live in the files of the ops, order of
 // summation included; this file only decides how many threads share an op, which never changes a bit of its result.
-// Small ops stay on the caller's thread: waking others costs more than they save.
+// Small ops stay on the caller's thread: waking others costs more than they save. Matrix products: products_cpu.c.
 #include "backend_cpu.h"
 
 enum {
-    UNITS_PER_CHUNK =
-        32 * 1024,         // about 10 microseconds of work; a unit is an element of a simple loop, or 8 multiply-adds
-    CHUNKS_PER_THREAD = 4, // so that a thread that comes late does not leave the others waiting
-    OUTPUTS_PER_UNIT = 8,  // linear is cut at multiples of this, to keep its tiles whole
+    UNITS_PER_CHUNK = 8 * 1024, // 0.6 microseconds of work (a hand-over to a thread that spins costs 0.2 to 0.3); a
+                                // unit is an element of a simple loop, or 8 multiply-adds
+    CHUNKS_PER_THREAD = 4,      // so that a thread that comes late does not leave the others waiting
 };
 
-// Into how many chunks an op with this much work is cut.
-static int chunks_for(const struct krn_cpu *cpu, double work)
+int krn_cpu_chunks(const struct krn_cpu *cpu, double work)
 {
     int most = cpu->n_threads > 1 ? CHUNKS_PER_THREAD * cpu->n_threads : 1;
     double chunks = work / UNITS_PER_CHUNK;
@@ -22,7 +20,7 @@ static int chunks_for(const struct krn_cpu *cpu, double work)
 
 // ---- checks ---------------------------------------------------------------------------------------------------------
 
-static bool good_tensor(const struct krn_tensor *tensor)
+bool krn_cpu_good_tensor(const struct krn_tensor *tensor)
 {
     return tensor && tensor->data && tensor->rows > 0 && tensor->cols > 0 &&
            (tensor->type == KRN_F32 || tensor->type == KRN_BF16);
@@ -73,7 +71,7 @@ static int64_t rows_of(const struct krn_segment *segments, int32_t n_segments)
 int krn_cpu_embed(void *ctx, void *x, const struct krn_tensor *table, const int32_t *tokens, int32_t rows)
 {
     (void)ctx;
-    if (rows < 0 || !good_tensor(table))
+    if (rows < 0 || !krn_cpu_good_tensor(table))
         return KRN_EINVAL;
     for (int32_t r = 0; r < rows; r++)
         if (tokens[r] < 0 || tokens[r] >= table->rows)
@@ -82,40 +80,43 @@ int krn_cpu_embed(void *ctx, void *x, const struct krn_tensor *table, const int3
     return 0;
 }
 
+struct rms_norm_job {
+    const struct krn_ops *ops;
+    struct krn_rms_norm_task task;
+};
+
 static void rms_norm_part(void *arg, int64_t begin, int64_t end, int thread)
 {
+    const struct rms_norm_job *job = arg;
     (void)thread;
-    krn_rms_norm_ref(arg, begin, end);
+    job->ops->rms_norm(&job->task, begin, end);
 }
 
 int krn_cpu_rms_norm(void *ctx, void *y, void *x, const void *add, const struct krn_tensor *weight, float eps,
                      int32_t rows, int32_t width)
 {
     struct krn_cpu *cpu = ctx;
-    if (rows < 0 || width <= 0 || !good_tensor(weight) || (int64_t)weight->rows * weight->cols != width)
+    if (rows < 0 || width <= 0 || !krn_cpu_good_tensor(weight) || (int64_t)weight->rows * weight->cols != width)
         return KRN_EINVAL;
-    struct krn_rms_norm_task task = {.y = y, .x = x, .add = add, .weight = weight, .eps = eps, .width = width};
-    krn_pool_run(cpu->pool, rows, chunks_for(cpu, (double)rows * width), rms_norm_part, &task);
+    struct rms_norm_job job = {
+        .ops = &cpu->ops,
+        .task = {.y = y, .x = x, .add = add, .weight = weight, .eps = eps, .width = width},
+    };
+    krn_pool_run(cpu->pool, rows, krn_cpu_chunks(cpu, (double)rows * width), rms_norm_part, &job);
     return 0;
 }
 
-struct elementwise {
-    float *y;
-    const float *a, *b;
+struct add_job {
+    const struct krn_ops *ops;
+    float *x;
+    const float *y;
 };
-
-static void swiglu_part(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const struct elementwise *task = arg;
-    (void)thread;
-    krn_swiglu_ref(task->y, task->a, task->b, begin, end);
-}
 
 static void add_part(void *arg, int64_t begin, int64_t end, int thread)
 {
-    const struct elementwise *task = arg;
+    const struct add_job *job = arg;
     (void)thread;
-    krn_add_ref(task->y, task->a, begin, end);
+    job->ops->add(job->x, job->y, begin, end);
 }
 
 int krn_cpu_add(void *ctx, void *x, const void *y, int32_t rows, int32_t width)
@@ -123,9 +124,9 @@ int krn_cpu_add(void *ctx, void *x, const void *y, int32_t rows, int32_t width)
     struct krn_cpu *cpu = ctx;
     if (rows < 0 || width <= 0)
         return KRN_EINVAL;
-    struct elementwise task = {.y = x, .a = y};
+    struct add_job job = {.ops = &cpu->ops, .x = x, .y = y};
     int64_t n = (int64_t)rows * width;
-    krn_pool_run(cpu->pool, n, chunks_for(cpu, (double)n / 4), add_part, &task);
+    krn_pool_run(cpu->pool, n, krn_cpu_chunks(cpu, (double)n / 4), add_part, &job);
     return 0;
 }
 
@@ -155,134 +156,6 @@ int krn_cpu_gather(void *ctx, void *y, const void *x, const int32_t *rows, int32
             return KRN_EINVAL;
     krn_gather_ref(y, x, rows, width, 0, n);
     return 0;
-}
-
-// ---- linear ---------------------------------------------------------------------------------------------------------
-
-struct linear_job {
-    const struct krn_ops *ops;
-    struct krn_linear_task task; // of the whole matrix
-    // The low-rank addition; adapter is NULL when no row wants it.
-    const struct krn_adapter *adapter;
-    const uint8_t *adapter_rows;
-    float *scratch; // x A^T, [rows][rank]
-};
-
-// Runs `task`, which describes all rows, on every run of consecutive flagged rows.
-static void for_adapter_rows(const struct linear_job *job, struct krn_linear_task task, int64_t begin, int64_t end)
-{
-    float *y = task.y;
-    const float *x = task.x;
-    for (int32_t r = 0, stop; r < job->task.rows; r = stop) {
-        stop = r + 1;
-        if (!job->adapter_rows[r])
-            continue;
-        while (stop < job->task.rows && job->adapter_rows[stop])
-            stop++;
-        task.rows = stop - r;
-        task.y = y + (size_t)r * (size_t)task.ldy;
-        task.x = x + (size_t)r * (size_t)task.w->cols;
-        job->ops->linear(&task, begin, end);
-    }
-}
-
-// From units of OUTPUTS_PER_UNIT outputs to outputs.
-static void range_of_outputs(int64_t *begin, int64_t *end, int64_t outputs)
-{
-    *begin *= OUTPUTS_PER_UNIT;
-    *end = *end * OUTPUTS_PER_UNIT < outputs ? *end * OUTPUTS_PER_UNIT : outputs;
-}
-
-static int64_t units_of_outputs(int64_t outputs)
-{
-    return (outputs + OUTPUTS_PER_UNIT - 1) / OUTPUTS_PER_UNIT;
-}
-
-static void adapter_down_part(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const struct linear_job *job = arg;
-    (void)thread;
-    range_of_outputs(&begin, &end, job->adapter->a.rows);
-    struct krn_linear_task down = {
-        .y = job->scratch, .x = job->task.x, .w = &job->adapter->a, .ldy = job->adapter->a.rows};
-    for_adapter_rows(job, down, begin, end);
-}
-
-static void linear_part(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const struct linear_job *job = arg;
-    (void)thread;
-    range_of_outputs(&begin, &end, job->task.w->rows);
-    job->ops->linear(&job->task, begin, end);
-    if (!job->adapter)
-        return;
-    struct krn_linear_task up = {
-        .y = job->task.y,
-        .x = job->scratch,
-        .w = &job->adapter->b,
-        .ldy = job->task.ldy,
-        .add = true,
-        .scale = job->adapter->scale,
-    };
-    for_adapter_rows(job, up, begin, end);
-}
-
-int krn_cpu_linear(void *ctx, void *y, const void *x, const struct krn_tensor *w, int32_t rows,
-                   const struct krn_adapter *adapter, const uint8_t *adapter_rows, void *scratch)
-{
-    struct krn_cpu *cpu = ctx;
-    if (rows < 0 || !good_tensor(w))
-        return KRN_EINVAL;
-    if (adapter && (!good_tensor(&adapter->a) || !good_tensor(&adapter->b) || adapter->a.cols != w->cols ||
-                    adapter->b.rows != w->rows || adapter->b.cols != adapter->a.rows || !adapter_rows || !scratch))
-        return KRN_EINVAL;
-    if (rows == 0)
-        return 0;
-    struct linear_job job = {
-        .ops = &cpu->ops,
-        .task = {.y = y, .x = x, .w = w, .rows = rows, .ldy = w->rows},
-        .adapter_rows = adapter_rows,
-        .scratch = scratch,
-    };
-    for (int32_t r = 0; adapter && !job.adapter && r < rows; r++)
-        if (adapter_rows[r])
-            job.adapter = adapter;
-    if (job.adapter) {
-        double work = (double)rows * adapter->a.rows * adapter->a.cols / 8;
-        krn_pool_run(cpu->pool, units_of_outputs(adapter->a.rows), chunks_for(cpu, work), adapter_down_part, &job);
-    }
-    krn_pool_run(cpu->pool, units_of_outputs(w->rows), chunks_for(cpu, (double)rows * w->rows * w->cols / 8),
-                 linear_part, &job);
-    return 0;
-}
-
-int krn_cpu_project(void *ctx, const struct krn_product *products, int32_t n, const void *x, int32_t rows)
-{
-    int rc = n < 0 || n > 3 ? KRN_EINVAL : 0;
-    for (int32_t i = 0; rc == 0 && i < n; i++)
-        rc = krn_cpu_linear(ctx, products[i].y, x, products[i].w, rows, NULL, NULL, NULL);
-    return rc;
-}
-
-int krn_cpu_gated(void *ctx, void *y, const void *x, const struct krn_tensor *gate, const struct krn_tensor *up,
-                  int32_t rows, void *const scratch[2])
-{
-    struct krn_cpu *cpu = ctx;
-    if (!good_tensor(gate) || !good_tensor(up) || gate->rows != up->rows || gate->cols != up->cols)
-        return KRN_EINVAL;
-    const struct krn_product products[] = {{scratch[0], gate}, {scratch[1], up}};
-    int rc = krn_cpu_project(ctx, products, 2, x, rows);
-    if (rc != 0)
-        return rc;
-    struct elementwise task = {.y = y, .a = scratch[0], .b = scratch[1]};
-    int64_t n = (int64_t)rows * gate->rows;
-    krn_pool_run(cpu->pool, n, chunks_for(cpu, 4.0 * (double)n), swiglu_part, &task);
-    return 0;
-}
-
-int krn_cpu_head(void *ctx, float *logits, const void *x, const struct krn_tensor *w, int32_t rows)
-{
-    return krn_cpu_linear(ctx, logits, x, w, rows, NULL, NULL, NULL);
 }
 
 // ---- rope, KV, attention
@@ -319,7 +192,7 @@ int krn_cpu_rope_write(void *ctx, void *q, void *k, void *v, int32_t n_heads, co
     };
     int64_t rows = rows_of(segments, n_segments);
     double work = (double)rows * (n_heads + kv->n_kv_heads) * rope->head_dim;
-    krn_pool_run(cpu->pool, rows, chunks_for(cpu, work), rope_part, &job);
+    krn_pool_run(cpu->pool, rows, krn_cpu_chunks(cpu, work), rope_part, &job);
     for (int32_t s = 0; s < n_segments; s++)
         krn_kv_write_ref(kv, layer, k, v, &segments[s]);
     return 0;
@@ -357,13 +230,14 @@ int krn_cpu_attention(void *ctx, void *y, const void *q, int32_t n_heads, const 
     for (int32_t s = 0; s < n_segments; s++)
         scores += (double)segments[s].rows * (segments[s].first_pos + segments[s].rows);
     double work = scores * n_heads * kv->head_dim / 4;
-    krn_pool_run(cpu->pool, krn_attention_shape(&job.task).units, chunks_for(cpu, work), attention_part, &job);
+    krn_pool_run(cpu->pool, krn_attention_shape(&job.task).units, krn_cpu_chunks(cpu, work), attention_part, &job);
     return 0;
 }
 
 // ---- select ---------------------------------------------------------------------------------------------------------
 
 struct select_job {
+    const struct krn_ops *ops;
     struct krn_select_task task;
     struct krn_cpu_thread *threads;
 };
@@ -371,7 +245,7 @@ struct select_job {
 static void select_part(void *arg, int64_t begin, int64_t end, int thread)
 {
     const struct select_job *job = arg;
-    krn_select_ref(&job->task, &job->threads[thread].select, begin, end);
+    job->ops->select(&job->task, &job->threads[thread].select, begin, end);
 }
 
 static bool good_select_row(const struct krn_select_row *row, int32_t n_vocab)
@@ -400,10 +274,11 @@ int krn_cpu_select(void *ctx, const float *logits, int32_t n_vocab, int32_t bann
         if (!good_select_row(&rows[i], n_vocab))
             return KRN_EINVAL;
     struct select_job job = {
+        .ops = &cpu->ops,
         .task = {.logits = logits, .n_vocab = n_vocab, .banned_id = banned_id, .rows = rows, .choices = ret},
         .threads = cpu->threads,
     };
-    krn_pool_run(cpu->pool, n, chunks_for(cpu, 8.0 * n * n_vocab), select_part, &job);
+    krn_pool_run(cpu->pool, n, krn_cpu_chunks(cpu, 8.0 * n * n_vocab), select_part, &job);
     return 0;
 }
 

@@ -24,14 +24,14 @@ static double sum_of_squares(const float *x, int32_t width)
     return sum;
 }
 
-void krn_rms_norm_ref(const struct krn_rms_norm_task *task, int64_t begin, int64_t end)
+void KRN_VERSION(krn_rms_norm)(const struct krn_rms_norm_task *task, int64_t begin, int64_t end)
 {
     int32_t width = task->width;
     for (int64_t r = begin; r < end; r++) {
         float *x = task->x + r * width;
         float *y = task->y + r * width;
         if (task->add)
-            krn_add_ref(x, task->add + r * width, 0, width);
+            KRN_VERSION(krn_add)(x, task->add + r * width, 0, width);
         float inverse = (float)(1.0 / sqrt(sum_of_squares(x, width) / width + (double)task->eps));
         for (int32_t i = 0; i < width; i++)
             y[i] = x[i] * inverse * krn_weight(task->weight, (size_t)i);

@@ -385,37 +385,9 @@ static void choose(const struct krn_select_task *task, const struct krn_select_r
     choice->logprob = log_probability(&raw, token);
 }
 
-void krn_select_ref(const struct krn_select_task *task, struct krn_select_scratch *scratch, int64_t begin, int64_t end)
+void KRN_VERSION(krn_select)(const struct krn_select_task *task, struct krn_select_scratch *scratch, int64_t begin,
+                             int64_t end)
 {
     for (int64_t i = begin; i < end; i++)
         choose(task, &task->rows[i], scratch, &task->choices[i]);
-}
-
-// ---- scratch --------------------------------------------------------------------------------------------------------
-
-int krn_select_scratch_reserve(struct krn_select_scratch *scratch, int32_t n_vocab)
-{
-    if (n_vocab <= scratch->n_vocab)
-        return 0;
-    struct krn_select_scratch grown = {
-        .value = malloc((size_t)n_vocab * sizeof *grown.value),
-        .scaled = malloc((size_t)n_vocab * sizeof *grown.scaled),
-        .ids = malloc((size_t)n_vocab * sizeof *grown.ids),
-        .n_vocab = n_vocab,
-    };
-    if (!grown.value || !grown.scaled || !grown.ids) {
-        krn_select_scratch_done(&grown);
-        return KRN_ENOMEM;
-    }
-    krn_select_scratch_done(scratch);
-    *scratch = grown;
-    return 0;
-}
-
-void krn_select_scratch_done(struct krn_select_scratch *scratch)
-{
-    free(scratch->value);
-    free(scratch->scaled);
-    free(scratch->ids);
-    *scratch = (struct krn_select_scratch){0};
 }

@@ -412,7 +412,7 @@ static void print_bench(const char *version, const char *what, struct timing t, 
 static void bench_linear(const struct version *version, int threads, int32_t out, int32_t in, int n_weights,
                          const struct machine_limit *limit)
 {
-    static const int32_t rows[] = {1, 8, 32, 128};
+    static const int32_t rows[] = {1, 4, 8, 16, 32, 128};
     struct random random = {.state = 1};
     struct linear_bench bench = {.backend = open_cpu(threads, version->mask), .n_weights = n_weights};
     bench.weights = must(calloc((size_t)n_weights, sizeof *bench.weights));
@@ -470,6 +470,8 @@ static void bench_attention(const struct version *version, int threads, int32_t 
     bench.backend->close(bench.backend->ctx);
 }
 
+#include "checkkern_widened.h"
+
 static void run_bench(int threads)
 {
     struct machine_limit limit = machine_limit_measure(threads);
@@ -478,8 +480,10 @@ static void run_bench(int threads)
     for (int v = 0; v < n_versions; v++) {
         bench_linear(&versions[v], threads, 4096, 4096, versions[v].mask ? 6 : 2, &limit);
         bench_linear(&versions[v], threads, 704, 256, 1, &limit);
+        bench_linear(&versions[v], threads, 512, 192, 1, &limit);
         bench_attention(&versions[v], threads, 128, 2048, &limit);
         bench_attention(&versions[v], threads, 32, 300, &limit);
+        bench_widened(&versions[v], &limit);
     }
 }
 
@@ -497,6 +501,7 @@ int main(int argc, char **argv)
         check_attention_pieces(&versions[v]);
         check_attention_masks_agree(&versions[v]);
         check_attention_threads(&versions[v]);
+        check_widened(&versions[v]);
     }
     printf("1..%d\n", n_checks);
     return n_failures != 0;

@@ -12,6 +12,10 @@ static void check(uint32_t features, const char *version)
     assert_string_equal(ops.attention_version, version);
     assert_true((ops.linear == krn_linear_ref) == !strcmp(version, "ref"));
     assert_true((ops.attention == krn_attention_ref) == !strcmp(version, "ref"));
+    assert_true((ops.rms_norm == krn_rms_norm_ref) == !strcmp(version, "ref"));
+    assert_true((ops.swiglu == krn_swiglu_ref) == !strcmp(version, "ref"));
+    assert_true((ops.add == krn_add_ref) == !strcmp(version, "ref"));
+    assert_true((ops.select == krn_select_ref) == !strcmp(version, "ref"));
 }
 
 static void test_no_feature_is_the_reference(void **state)

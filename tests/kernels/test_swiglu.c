@@ -29,14 +29,16 @@ static void test_silu_of_known_values(void **state)
 {
     (void)state;
     float gate[6] = {0, 1, -1, 200, -200, 5}, up[6] = {3, 2, 2, 1, 1, 0}, y[6];
-    krn_swiglu_ref(y, gate, up, 0, 6);
+    struct krn_swiglu_task task = {.y = y, .gate = gate, .up = up, .rows = 1, .width = 6};
+    krn_swiglu_ref(&task, 0, 6);
     assert_true(y[0] == 0);
     assert_near(y[1], 2 / (1 + exp(-1)), 1e-6);
     assert_near(y[2], -2 / (1 + exp(1)), 1e-6);
     assert_true(y[3] == 200);
     assert_near(y[4], 0, 1e-30);
     assert_true(y[5] == 0);
-    krn_swiglu_ref(gate, gate, up, 0, 6); // in place
+    task.y = gate; // in place
+    krn_swiglu_ref(&task, 0, 6);
     assert_true(same_bits(gate, y, 6));
 }
 
@@ -58,7 +60,8 @@ static void test_gated_is_silu_of_one_product_times_the_other(void **state)
         assert_true(same_bits(alone, y + r * WIDTH, WIDTH));
         assert_int_equal(one->linear(one->ctx, a, x + r * IN, &gate, 1, NULL, NULL, NULL), 0);
         assert_int_equal(one->linear(one->ctx, b, x + r * IN, &up, 1, NULL, NULL, NULL), 0);
-        krn_swiglu_ref(alone, a, b, 0, WIDTH);
+        struct krn_swiglu_task task = {.y = alone, .gate = a, .up = b, .rows = 1, .width = WIDTH};
+        krn_swiglu_ref(&task, 0, WIDTH);
         assert_true(same_bits(alone, y + r * WIDTH, WIDTH));
     }
     free(x);
