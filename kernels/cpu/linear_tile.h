@@ -4,7 +4,7 @@
 // rounding each (FMA); missing elements of the last step count as 0; then v_sum4 folds the lanes. A tile of rows x
 // outputs only shares loads.
 //
-//   * A bf16 weight becomes f32 by a shift while it is loaded; a tile of several rows converts once for all its rows.
+//   * A bf16 weight becomes f32 while it is loaded; a tile of several rows converts once for all its rows.
 //   * Rows are taken in blocks whose activations stay in the second-level cache while all outputs pass over them.
 //   * Few rows are bound by memory, and memory is fast only when read as few long streams. Measured on Zen 4, one row,
 //   bf16, GB/s from memory
@@ -25,7 +25,7 @@ enum {
     SUMS_MAX = TILE_ROWS * TILE_OUTPUTS,
     ROW_BLOCK_BYTES = 512 * 1024, // activations of one block
     ROW_BLOCK_MIN = 4 * TILE_ROWS,
-    PREFETCH_COLS = 1536, // up to this width the next outputs are prefetched
+    PREFETCH_COLS = 1536, // one row: up to this width the next outputs are prefetched
     SEQUENCE_COLS = 3584, // one row: up to this width one output after the other
     CACHE_LINE = 64,
 };
@@ -140,36 +140,37 @@ V_INLINE void outputs_of_one(const struct krn_linear_task *task, int32_t row, in
     }
 }
 
-// Four outputs (or the n that are left) for the rows of a block.
+// Four outputs (or the n that are left) for the rows of a block, in tiles of as nearly equal height as can be: 8 rows
+// are 4 + 4, because a tile of 2 rows converts as many weights as one of 6. Every tile prefetches, as its loads leave
+// room.
 V_INLINE void outputs_of_block(const struct krn_linear_task *task, int32_t row, int32_t end, int64_t out, int n,
                                const bool bf16)
 {
-    if (row + TILE_ROWS <= end && task->w->cols <= PREFETCH_COLS) {
-        tile(task, row, TILE_ROWS, out, TILE_OUTPUTS, n, bf16, true);
-        row += TILE_ROWS;
-    }
-    for (; row + TILE_ROWS <= end; row += TILE_ROWS)
-        tile(task, row, TILE_ROWS, out, TILE_OUTPUTS, n, bf16, false);
-    switch (end - row) { // fewer than TILE_ROWS are left
-#if TILE_ROWS > 4
-    case 5:
-        tile(task, row, 5, out, TILE_OUTPUTS, n, bf16, false);
-        break;
-    case 4:
-        tile(task, row, 4, out, TILE_OUTPUTS, n, bf16, false);
-        break;
-    case 3:
-        tile(task, row, 3, out, TILE_OUTPUTS, n, bf16, false);
-        break;
-    case 2:
-        tile(task, row, 2, out, TILE_OUTPUTS, n, bf16, false);
-        break;
+    for (int32_t tiles = (end - row + TILE_ROWS - 1) / TILE_ROWS; tiles > 0; tiles--) {
+        int32_t rows = (end - row + tiles - 1) / tiles;
+        switch (rows) {
+#if TILE_ROWS > 2
+        case 6:
+            tile(task, row, 6, out, TILE_OUTPUTS, n, bf16, true);
+            break;
+        case 5:
+            tile(task, row, 5, out, TILE_OUTPUTS, n, bf16, true);
+            break;
+        case 4:
+            tile(task, row, 4, out, TILE_OUTPUTS, n, bf16, true);
+            break;
+        case 3:
+            tile(task, row, 3, out, TILE_OUTPUTS, n, bf16, true);
+            break;
 #endif
-    case 1:
-        tile(task, row, 1, out, TILE_OUTPUTS, n, bf16, false);
-        break;
-    default:
-        break;
+        case 2:
+            tile(task, row, 2, out, TILE_OUTPUTS, n, bf16, true);
+            break;
+        default:
+            tile(task, row, 1, out, TILE_OUTPUTS, n, bf16, true);
+            break;
+        }
+        row += rows;
     }
 }
 
