@@ -53,7 +53,7 @@ int krn_cpu_download(void *ctx, void *host, const void *src, size_t bytes);
 void krn_cpu_free_all(struct krn_cpu *cpu);
 
 // ops_cpu.c
-// Into how many chunks an op with this much work is cut (in the units of UNITS_PER_CHUNK).
+// Into how many chunks an op is cut that has this much work (units: ops_cpu.c).
 int krn_cpu_chunks(const struct krn_cpu *cpu, double work);
 bool krn_cpu_good_tensor(const struct krn_tensor *tensor);
 int krn_cpu_embed(void *ctx, void *x, const struct krn_tensor *table, const int32_t *tokens, int32_t rows);

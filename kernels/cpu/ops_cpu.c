@@ -5,17 +5,21 @@
 // Small ops stay on the caller's thread: waking others costs more than they save. Matrix products: products_cpu.c.
 #include "backend_cpu.h"
 
+// A unit of work is an element of a simple loop, or 8 multiply-adds.
 enum {
-    UNITS_PER_CHUNK = 8 * 1024, // 0.6 microseconds of work (a hand-over to a thread that spins costs 0.2 to 0.3); a
-                                // unit is an element of a simple loop, or 8 multiply-adds
+    SPLIT_FROM = 32 * 1024, // 2.4 microseconds: below, an op stays on the caller's thread. Then the one row of a small
+                            // model's step needs no second core, which serves HTTP better: see kernels/README.md
+    UNITS_PER_CHUNK = 8 * 1024, // 0.6 microseconds (a hand-over to a thread that spins costs 0.2 to 0.3)
     CHUNKS_PER_THREAD = 4,      // so that a thread that comes late does not leave the others waiting
 };
 
 int krn_cpu_chunks(const struct krn_cpu *cpu, double work)
 {
-    int most = cpu->n_threads > 1 ? CHUNKS_PER_THREAD * cpu->n_threads : 1;
+    int most = CHUNKS_PER_THREAD * cpu->n_threads;
+    if (cpu->n_threads == 1 || work < SPLIT_FROM)
+        return 1;
     double chunks = work / UNITS_PER_CHUNK;
-    return chunks >= most ? most : 1 + (int)chunks;
+    return chunks >= most ? most : (int)chunks;
 }
 
 // ---- checks ---------------------------------------------------------------------------------------------------------

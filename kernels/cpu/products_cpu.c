@@ -22,11 +22,9 @@ static int64_t units_of_outputs(int64_t outputs)
     return (outputs + OUTPUTS_PER_UNIT - 1) / OUTPUTS_PER_UNIT;
 }
 
-// What a product of `rows` rows costs: its multiply-adds, and reading the weights once, which weighs as much as two
-// rows.
 static double work_of(const struct krn_tensor *w, int32_t rows)
 {
-    return (double)(rows + 1) * w->rows * w->cols / 8;
+    return (double)rows * w->rows * w->cols / 8;
 }
 
 // ---- one product, with an adapter -----------------------------------------------------------------------------------
