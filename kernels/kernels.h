@@ -47,13 +47,14 @@ enum krn_type {
     KRN_BF16,
     KRN_FP8, // e4m3, one f32 scale a row
     KRN_Q4,  // 4-bit integers -8 .. 7, one bf16 scale for every 32 consecutive elements of a row
+    KRN_Q8,  // of keys and values only: 8-bit integers -127 .. 127, one f32 scale a row
     KRN_N_TYPES
 };
 enum { KRN_Q4_GROUP = 32 };
 
-// "f32", "bf16", "fp8", "q4".
+// "f32", "bf16", "fp8", "q4", "q8".
 const char *krn_type_name(enum krn_type type);
-// Bytes of one element; of KRN_FP8 and KRN_Q4 the element alone (1 byte; q4: 0, two share one).
+// Bytes of one element; of types with scales the element alone (q4: 0, two share one).
 size_t krn_type_size(enum krn_type type);
 // Bytes of a dense matrix with its scales.
 int64_t krn_matrix_bytes(enum krn_type type, int64_t rows, int64_t cols);
@@ -96,12 +97,13 @@ struct krn_segment {
     const int32_t *pages; // host array: page numbers covering positions 0 .. first_pos + rows - 1
 };
 
-// The paged KV store of one model, in the layout of its backend (the CPU: f32 [layer][page][kv_head][slot][head_dim],
-// no scales). Made by kv_open.
+// The paged KV store of one model, in the layout of its backend (the CPU: [layer][page][kv_head][slot][head_dim]). Made
+// by kv_open. Keys and values are rounded to its type when they are written, and every row reads them from it, its own
+// included: so nothing depends on which pass wrote them.
 struct krn_kv {
     void *k, *v;
-    float *k_scales, *v_scales; // KRN_FP8 only: one scale a vector, [layer][page][kv_head][slot]
-    enum krn_type type;         // KRN_F32 on the CPU; KRN_BF16 or KRN_FP8 on CUDA
+    float *k_scales, *v_scales; // KRN_FP8, KRN_Q8: one scale a vector, [layer][page][kv_head][slot]; else NULL
+    enum krn_type type;         // KRN_F32 (auto), KRN_BF16 or KRN_Q8 on the CPU; KRN_BF16 (auto) or KRN_FP8 on CUDA
     int32_t n_layers, n_pages, page_size, n_kv_heads, head_dim;
 };
 

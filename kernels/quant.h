@@ -1,4 +1,5 @@
-// Quantised weights: their arithmetic and their layout in a row, shared by the packing kernel, the product and tests.
+// Quantised weights, keys and values: their arithmetic and their layout in a row, shared by what packs them, what
+// multiplies them and tests.
 //
 // e4m3 (fp8): sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinities, 0x7f and 0xff are NaN, the largest is
 // 448. A weight is e4m3 value * f32 scale of its row. In memory the middle two of every four bytes change places
@@ -9,6 +10,8 @@
 // 24 * scale a bf16: (q + 24) * scale - 24 * scale, the kernel's one instruction for two weights, is then exact but for
 // its rounding (as long as weights are below 1e38). Each 32-bit word of a group has 8 columns: nibbles 0 .. 3 (from the
 // lowest) are columns 0, 2, 4, 6 and nibbles 4 .. 7 columns 1, 3, 5, 7, so that again one shift leaves two neighbours.
+//
+// q8: a key's or value's vector of one head: round(x / scale) in -127 .. 127 and one f32 scale, largest |x| / 127.
 //
 // Only integer operations and single IEEE f32 operations are used, in a fixed order: host and device get the same bits.
 // Weights are taken to be finite; others give some weight, never undefined behaviour.
@@ -115,6 +118,22 @@ KRN_HD int32_t krn_fp8_place(int32_t col)
 KRN_HD float krn_fp8_at(const uint8_t *row, float scale, int32_t col)
 {
     return KRN_MUL(krn_e4m3_value(row[krn_fp8_place(col)]), scale);
+}
+
+// ---- q8 -------------------------------------------------------------------------------------------------------------
+
+// The scale of a vector whose largest magnitude is `largest`, finite. Never zero or subnormal, as krn_fp8_scale.
+KRN_HD float krn_q8_scale(float largest)
+{
+    float scale = KRN_DIV(largest, 127.0f);
+    return scale < 1.17549435e-38f ? 1.17549435e-38f : scale;
+}
+
+// |x| at most what the scale was made from: the quotient is then below 127.5.
+KRN_HD int8_t krn_q8_code(float x, float scale)
+{
+    // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, which then stands in the low bits.
+    return (int8_t)(krn_float_bits(KRN_ADD(KRN_DIV(x, scale), 12582912.0f)) & 255u);
 }
 
 // ---- q4 -------------------------------------------------------------------------------------------------------------

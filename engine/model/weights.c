@@ -321,7 +321,7 @@ int eng_weights_load(const char *dir, const char *weights, const char *adapter, 
                      struct eng_weights **ret, char *err, size_t err_size)
 {
     struct loader l = {.backend = backend,
-                       .type = KRN_N_TYPES - 1,
+                       .type = KRN_Q4, // the last type of weights
                        .progress = progress,
                        .user = user,
                        .err = err,

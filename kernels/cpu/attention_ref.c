@@ -1,44 +1,64 @@
-// y[r][h] = softmax(q[r][h] . K / sqrt(head_dim)) V over positions 0 .. limit, read from the pages.
+// y[r][h] = softmax(q[r][h] . K / sqrt(head_dim)) V over positions 0 .. limit, read from the pages as the store has
+// them: f32, bf16, or q8 as integer * scale.
 //
 // The reference: one row and head at a time, positions ascending, sums in double. The largest score is found first;
 // scores are computed again in the second pass, because keeping them would need memory that grows with the context.
 #include "ops.h"
+#include "quant.h"
 #include "scalar.h"
 
 #include <math.h>
 
-static double dot(const float *a, const float *b, int32_t n)
+enum { DIMS = 64 }; // elements read, and summed, at a time
+
+// Elements first .. first + n of a stored vector, exactly.
+static void read_part(const struct krn_kv *kv, const void *data, const float *scales, size_t vector, int32_t first,
+                      int32_t n, double ret[DIMS])
 {
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++)
-        sum += (double)a[i] * (double)b[i];
-    return sum;
+    size_t at = vector * (size_t)kv->head_dim + (size_t)first;
+    for (int32_t i = 0; i < n; i++, at++)
+        if (kv->type == KRN_BF16)
+            ret[i] = (double)krn_bf16_value(((const uint16_t *)data)[at]);
+        else if (kv->type == KRN_Q8)
+            ret[i] = (double)((const int8_t *)data)[at] * (double)scales[vector];
+        else
+            ret[i] = (double)((const float *)data)[at];
+}
+
+static double score_of(const struct krn_kv *kv, size_t vector, const float *q)
+{
+    double key[DIMS], sum = 0;
+    for (int32_t first = 0; first < kv->head_dim; first += DIMS) {
+        int32_t n = kv->head_dim - first < DIMS ? kv->head_dim - first : DIMS;
+        read_part(kv, kv->k, kv->k_scales, vector, first, n, key);
+        for (int32_t i = 0; i < n; i++)
+            sum += (double)q[first + i] * key[i];
+    }
+    return sum * (1.0 / sqrt((double)kv->head_dim));
 }
 
 // limit: the last position the row sees.
 static void attend(const struct krn_attention_task *task, const int32_t *pages, int32_t kv_head, int32_t limit,
                    const float *q, float *y)
 {
-    enum { DIMS = 64 }; // output elements summed in one pass over the positions
     const struct krn_kv *kv = task->kv;
-    const float *keys = kv->k, *values = kv->v;
     int32_t dim = kv->head_dim;
-    double scale = 1.0 / sqrt((double)dim);
     double max = -INFINITY;
     for (int32_t p = 0; p <= limit; p++) {
-        double score = dot(q, keys + krn_kv_offset(kv, task->layer, pages, kv_head, p), dim) * scale;
+        double score = score_of(kv, krn_kv_vector(kv, task->layer, pages, kv_head, p), q);
         if (!(score <= max)) // a NaN stays
             max = score;
     }
     for (int32_t first = 0; first < dim; first += DIMS) {
         int32_t n = dim - first < DIMS ? dim - first : DIMS;
-        double sums[DIMS] = {0}, total = 0;
+        double sums[DIMS] = {0}, value[DIMS], total = 0;
         for (int32_t p = 0; p <= limit; p++) {
-            size_t at = krn_kv_offset(kv, task->layer, pages, kv_head, p);
-            double weight = exp(dot(q, keys + at, dim) * scale - max);
+            size_t vector = krn_kv_vector(kv, task->layer, pages, kv_head, p);
+            double weight = exp(score_of(kv, vector, q) - max);
             total += weight;
+            read_part(kv, kv->v, kv->v_scales, vector, first, n, value);
             for (int32_t i = 0; i < n; i++)
-                sums[i] += weight * (double)values[at + (size_t)(first + i)];
+                sums[i] += weight * value[i];
         }
         for (int32_t i = 0; i < n; i++)
             y[first + i] = (float)(sums[i] / total);

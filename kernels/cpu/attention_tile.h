@@ -8,7 +8,9 @@
 // Orders: a score as in linear_tile.h; the weights of a chunk by lanes, folded by v_sum4; y by position, ascending.
 //
 // A unit's queries (the heads of one kv head, several rows) walk the chunks together, so that keys and values are read
-// from memory once.
+// from memory once. They become f32 as they are loaded: bf16 by a shift, q8 as integers, whose scales are multiplied in
+// where there is one number a position: into a score (score * 1 / sqrt(head_dim) * scale of the key), and into a weight
+// after the weights were summed.
 //
 // The includer defines TILE_QUERIES: queries that share the loads of keys (4 at a time) and values (VALUE_VECTORS at a
 // time).
@@ -22,6 +24,12 @@ enum {
     CHUNK = 32,
     TILE_KEYS = 4,
     VALUE_VECTORS = 4,
+};
+
+// Where the keys or the values of a chunk's positions are, in the store's type.
+struct vectors {
+    const void *data[CHUNK];
+    float scales[CHUNK]; // q8
 };
 
 // The queries of one unit, ordered by row.
@@ -56,15 +64,31 @@ V_INLINE vf v_exp(vf x)
     return v_zero_below(x, low, v_mul(p, v_power_of_two(shifted)));
 }
 
-// weights[first .. first + n)[key .. key + 4) = scaled scores. n is a constant where it is inlined.
-V_INLINE void score_tile(struct queries *qs, int first, const int n, const float *const *keys, int key, float scale)
+// V_LANES elements of a stored vector from element d, unscaled. type is a constant where it is inlined.
+V_INLINE vf load_kv(const void *vector, int32_t d, const enum krn_type type)
+{
+    return type == KRN_BF16 ? v_load_bf16((const uint16_t *)vector + d)
+           : type == KRN_Q8 ? v_load_i8((const int8_t *)vector + d)
+                            : v_load((const float *)vector + d);
+}
+
+V_INLINE vf load_kv_first(const void *vector, int32_t d, int n, const enum krn_type type)
+{
+    return type == KRN_BF16 ? v_load_bf16_first((const uint16_t *)vector + d, n)
+           : type == KRN_Q8 ? v_load_i8_first((const int8_t *)vector + d, n)
+                            : v_load_first((const float *)vector + d, n);
+}
+
+// weights[first .. first + n)[key .. key + 4) = scaled scores. n and type are constants where it is inlined.
+V_INLINE void score_tile(struct queries *qs, int first, const int n, const struct vectors *keys, int key, float scale,
+                         const enum krn_type type)
 {
     vf sum[TILE_QUERIES][TILE_KEYS];
     V_UNROLL for (int i = 0; i < n; i++) V_UNROLL for (int j = 0; j < TILE_KEYS; j++) sum[i][j] = v_zero();
     int32_t d = 0;
     for (; d + V_LANES <= qs->dim; d += V_LANES) {
         vf k[TILE_KEYS];
-        V_UNROLL for (int j = 0; j < TILE_KEYS; j++) k[j] = v_load(keys[key + j] + d);
+        V_UNROLL for (int j = 0; j < TILE_KEYS; j++) k[j] = load_kv(keys->data[key + j], d, type);
         V_UNROLL for (int i = 0; i < n; i++)
         {
             vf q = v_load(qs->q[first + i] + d);
@@ -74,7 +98,7 @@ V_INLINE void score_tile(struct queries *qs, int first, const int n, const float
     if (d < qs->dim) {
         int rest = qs->dim - d;
         vf k[TILE_KEYS];
-        V_UNROLL for (int j = 0; j < TILE_KEYS; j++) k[j] = v_load_first(keys[key + j] + d, rest);
+        V_UNROLL for (int j = 0; j < TILE_KEYS; j++) k[j] = load_kv_first(keys->data[key + j], d, rest, type);
         V_UNROLL for (int i = 0; i < n; i++)
         {
             vf q = v_load_first(qs->q[first + i] + d, rest);
@@ -83,20 +107,34 @@ V_INLINE void score_tile(struct queries *qs, int first, const int n, const float
     }
     V_UNROLL for (int i = 0; i < n; i++)
     {
-        __m128 scores = v_sum4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
-        _mm_storeu_ps(&qs->weights[first + i][key], _mm_mul_ps(scores, _mm_set1_ps(scale)));
+        __m128 scores = _mm_mul_ps(v_sum4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]), _mm_set1_ps(scale));
+        if (type == KRN_Q8)
+            scores = _mm_mul_ps(scores, _mm_loadu_ps(keys->scales + key));
+        _mm_storeu_ps(&qs->weights[first + i][key], scores);
     }
 }
 
-static void score_chunk(struct queries *qs, int first, const float *const *keys, int n_keys, float scale)
+V_INLINE void score_tiles(struct queries *qs, int first, const struct vectors *keys, int n_keys, float scale,
+                          const enum krn_type type)
 {
     for (int key = 0; key < n_keys; key += TILE_KEYS) {
         int i = first;
         for (; i + TILE_QUERIES <= qs->n; i += TILE_QUERIES)
-            score_tile(qs, i, TILE_QUERIES, keys, key, scale);
+            score_tile(qs, i, TILE_QUERIES, keys, key, scale, type);
         for (; i < qs->n; i++)
-            score_tile(qs, i, 1, keys, key, scale);
+            score_tile(qs, i, 1, keys, key, scale, type);
     }
+}
+
+static void score_chunk(struct queries *qs, int first, const struct vectors *keys, int n_keys, float scale,
+                        enum krn_type type)
+{
+    if (type == KRN_BF16)
+        score_tiles(qs, first, keys, n_keys, scale, KRN_BF16);
+    else if (type == KRN_Q8)
+        score_tiles(qs, first, keys, n_keys, scale, KRN_Q8);
+    else
+        score_tiles(qs, first, keys, n_keys, scale, KRN_F32);
 }
 
 static float sum_of_lanes(vf a)
@@ -124,8 +162,8 @@ static void scale_row(float *y, int32_t dim, float factor)
 }
 
 // Turns the first n (1 .. CHUNK) scores of a query into weights relative to the largest score so far, and rescales what
-// was summed before when the chunk raised it.
-static void soften(struct queries *qs, int i, int n)
+// was summed before when the chunk raised it. scales: of the values, multiplied into the weights; NULL: none.
+static void soften(struct queries *qs, int i, int n, const float *scales)
 {
     float *weights = qs->weights[i];
     vf scores[CHUNK / V_LANES], largest = v_set1(-INFINITY), sum = v_zero();
@@ -147,16 +185,16 @@ static void soften(struct queries *qs, int i, int n)
     }
     for (int c = 0; c < CHUNK / V_LANES; c++) {
         vf weight = v_exp(v_sub(scores[c], v_set1(qs->max[i])));
-        v_store(weights + c * V_LANES, weight);
         sum = v_add(sum, weight);
+        v_store(weights + c * V_LANES, scales ? v_mul(weight, v_load(scales + c * V_LANES)) : weight);
     }
     qs->sum[i] += sum_of_lanes(sum);
 }
 
 // y[first .. first + n)[d .. d + vectors * V_LANES) += weights * values of the chunk's positions [begin, end). n,
-// vectors and partial are constants where it is inlined; partial: the one vector has only `rest` elements.
-V_INLINE void value_tile(struct queries *qs, int first, const int n, const float *const *values, int begin, int end,
-                         int32_t d, const int vectors, const bool partial, int rest)
+// vectors, partial and type are constants where it is inlined; partial: the one vector has only `rest` elements.
+V_INLINE void value_tile(struct queries *qs, int first, const int n, const struct vectors *values, int begin, int end,
+                         int32_t d, const int vectors, const bool partial, int rest, const enum krn_type type)
 {
     vf sum[TILE_QUERIES][VALUE_VECTORS];
     V_UNROLL for (int i = 0; i < n; i++) V_UNROLL for (int c = 0; c < vectors; c++)
@@ -168,8 +206,8 @@ V_INLINE void value_tile(struct queries *qs, int first, const int n, const float
         vf value[VALUE_VECTORS];
         V_UNROLL for (int c = 0; c < vectors; c++)
         {
-            const float *v = values[p] + d + c * V_LANES;
-            value[c] = partial ? v_load_first(v, rest) : v_load(v);
+            int32_t at = d + c * V_LANES;
+            value[c] = partial ? load_kv_first(values->data[p], at, rest, type) : load_kv(values->data[p], at, type);
         }
         V_UNROLL for (int i = 0; i < n; i++)
         {
@@ -187,23 +225,35 @@ V_INLINE void value_tile(struct queries *qs, int first, const int n, const float
     }
 }
 
-V_INLINE void value_rows(struct queries *qs, int first, const int n, const float *const *values, int begin, int end)
+V_INLINE void value_tiles(struct queries *qs, int first, const int n, const struct vectors *values, int begin, int end,
+                          const enum krn_type type)
 {
-    if (begin >= end)
-        return;
     int32_t d = 0;
     for (; d + VALUE_VECTORS * V_LANES <= qs->dim; d += VALUE_VECTORS * V_LANES)
-        value_tile(qs, first, n, values, begin, end, d, VALUE_VECTORS, false, 0);
+        value_tile(qs, first, n, values, begin, end, d, VALUE_VECTORS, false, 0, type);
     if (d + 2 * V_LANES <= qs->dim) {
-        value_tile(qs, first, n, values, begin, end, d, 2, false, 0);
+        value_tile(qs, first, n, values, begin, end, d, 2, false, 0, type);
         d += 2 * V_LANES;
     }
     if (d + V_LANES <= qs->dim) {
-        value_tile(qs, first, n, values, begin, end, d, 1, false, 0);
+        value_tile(qs, first, n, values, begin, end, d, 1, false, 0, type);
         d += V_LANES;
     }
     if (d < qs->dim)
-        value_tile(qs, first, n, values, begin, end, d, 1, true, qs->dim - d);
+        value_tile(qs, first, n, values, begin, end, d, 1, true, qs->dim - d, type);
+}
+
+V_INLINE void value_rows(struct queries *qs, int first, const int n, const struct vectors *values, int begin, int end,
+                         enum krn_type type)
+{
+    if (begin >= end)
+        return;
+    if (type == KRN_BF16)
+        value_tiles(qs, first, n, values, begin, end, KRN_BF16);
+    else if (type == KRN_Q8)
+        value_tiles(qs, first, n, values, begin, end, KRN_Q8);
+    else
+        value_tiles(qs, first, n, values, begin, end, KRN_F32);
 }
 
 // How many positions of a chunk a query sees.
@@ -212,17 +262,18 @@ static int visible(const struct queries *qs, int i, int32_t start, int n)
     return qs->limit[i] - start + 1 < n ? (int)(qs->limit[i] - start + 1) : n;
 }
 
-static void value_chunk(struct queries *qs, int first, const float *const *values, int32_t start, int n)
+static void value_chunk(struct queries *qs, int first, const struct vectors *values, int32_t start, int n,
+                        enum krn_type type)
 {
     int i = first;
     for (; i + TILE_QUERIES <= qs->n; i += TILE_QUERIES) {
         int common = visible(qs, i, start, n); // the first of them sees least
-        value_rows(qs, i, TILE_QUERIES, values, 0, common);
+        value_rows(qs, i, TILE_QUERIES, values, 0, common, type);
         for (int j = i; j < i + TILE_QUERIES; j++)
-            value_rows(qs, j, 1, values, common, visible(qs, j, start, n));
+            value_rows(qs, j, 1, values, common, visible(qs, j, start, n), type);
     }
     for (; i < qs->n; i++)
-        value_rows(qs, i, 1, values, 0, visible(qs, i, start, n));
+        value_rows(qs, i, 1, values, 0, visible(qs, i, start, n), type);
 }
 
 static void gather_queries(const struct krn_attention_task *task, const struct krn_attention_unit *unit,
@@ -247,12 +298,35 @@ static void gather_queries(const struct krn_attention_task *task, const struct k
     qs->n = n;
 }
 
-static void attend(const struct krn_attention_task *task, const struct krn_attention_unit *unit)
+// Finds the n vectors of a chunk, and fills up to whole tiles: with the last key, which is read in vain, and with zero
+// scales.
+static void find_vectors(const struct krn_attention_task *task, const struct krn_attention_unit *unit, int32_t start,
+                         int n, struct vectors *keys, struct vectors *values)
 {
     const struct krn_kv *kv = task->kv;
-    const float scale = (float)(1.0 / sqrt((double)kv->head_dim));
-    const float *keys[CHUNK], *values[CHUNK];
-    struct queries qs; // weights are written before they are read, chunk by chunk
+    const bool scaled = kv->type == KRN_Q8;
+    const size_t element = scaled ? 1 : kv->type == KRN_BF16 ? 2 : 4, bytes = (size_t)kv->head_dim * element;
+    for (int p = 0; p < n; p++) {
+        size_t vector = krn_kv_vector(kv, task->layer, unit->segment->pages, unit->kv_head, start + p);
+        keys->data[p] = (const char *)kv->k + vector * bytes;
+        values->data[p] = (const char *)kv->v + vector * bytes;
+        if (scaled) {
+            keys->scales[p] = kv->k_scales[vector];
+            values->scales[p] = kv->v_scales[vector];
+        }
+    }
+    for (int p = n; p % TILE_KEYS != 0; p++)
+        keys->data[p] = keys->data[n - 1];
+    for (int p = n; scaled && p < CHUNK; p++)
+        keys->scales[p] = values->scales[p] = 0;
+}
+
+static void attend(const struct krn_attention_task *task, const struct krn_attention_unit *unit)
+{
+    const enum krn_type type = task->kv->type;
+    const float scale = (float)(1.0 / sqrt((double)task->kv->head_dim));
+    struct vectors keys, values; // written before they are read, chunk by chunk, as are the weights
+    struct queries qs;
     gather_queries(task, unit, &qs);
     int32_t last_row = unit->segment->mask == KRN_MASK_CAUSAL ? unit->row + unit->rows - 1 : unit->segment->rows - 1;
     int32_t last = unit->segment->first_pos + last_row;
@@ -261,17 +335,11 @@ static void attend(const struct krn_attention_task *task, const struct krn_atten
         int n = last - start + 1 < CHUNK ? (int)(last - start + 1) : CHUNK;
         while (qs.limit[first] < start)
             first++;
-        for (int p = 0; p < n; p++) {
-            size_t at = krn_kv_offset(kv, task->layer, unit->segment->pages, unit->kv_head, start + p);
-            keys[p] = (const float *)kv->k + at;
-            values[p] = (const float *)kv->v + at;
-        }
-        for (int p = n; p % TILE_KEYS != 0; p++)
-            keys[p] = keys[n - 1];
-        score_chunk(&qs, first, keys, n, scale);
+        find_vectors(task, unit, start, n, &keys, &values);
+        score_chunk(&qs, first, &keys, n, scale, type);
         for (int i = first; i < qs.n; i++)
-            soften(&qs, i, visible(&qs, i, start, n));
-        value_chunk(&qs, first, values, start, n);
+            soften(&qs, i, visible(&qs, i, start, n), type == KRN_Q8 ? values.scales : NULL);
+        value_chunk(&qs, first, &values, start, n, type);
         if (start > INT32_MAX - CHUNK)
             break;
     }

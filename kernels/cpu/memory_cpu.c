@@ -1,7 +1,7 @@
 // The CPU backend's memory: plain host memory, counted by purpose, and what is read where others mapped it.
 //
-// A weight whose type is the wanted one stays where it is; the others are converted once. The KV store is f32. Leaves
-// out quantised types and any limit: the system says when there is no memory.
+// A weight whose type is the wanted one stays where it is; the others are converted once. The KV store is f32, bf16 or
+// q8. Leaves out quantised weights and any limit: the system says when there is no memory.
 #include "backend_cpu.h"
 
 #include <stdlib.h>
@@ -191,11 +191,21 @@ enum krn_type krn_cpu_weights_type(void *ctx, enum krn_type file_type)
 int64_t krn_cpu_kv_page_bytes(void *ctx, const struct krn_kv *kv)
 {
     (void)ctx;
-    if (kv->type != KRN_F32 && kv->type != KRN_N_TYPES)
+    enum krn_type type = kv->type == KRN_N_TYPES ? KRN_F32 : kv->type;
+    if (type != KRN_F32 && type != KRN_BF16 && type != KRN_Q8)
         return KRN_ENOTSUP;
     if (kv->n_layers <= 0 || kv->page_size <= 0 || kv->n_kv_heads <= 0 || kv->head_dim <= 0)
         return KRN_EINVAL;
-    return (int64_t)2 * kv->n_layers * kv->n_kv_heads * kv->head_dim * kv->page_size * (int64_t)sizeof(float);
+    return 2 * krn_matrix_bytes(type, (int64_t)kv->n_layers * kv->n_kv_heads * kv->page_size, kv->head_dim);
+}
+
+void krn_cpu_kv_close(void *ctx, struct krn_kv *kv)
+{
+    void *const parts[] = {kv->k, kv->v, kv->k_scales, kv->v_scales};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        krn_cpu_release(ctx, parts[i]);
+    kv->k = kv->v = NULL;
+    kv->k_scales = kv->v_scales = NULL;
 }
 
 int krn_cpu_kv_open(void *ctx, struct krn_kv *kv)
@@ -207,21 +217,18 @@ int krn_cpu_kv_open(void *ctx, struct krn_kv *kv)
         return KRN_EINVAL;
     if (__builtin_mul_overflow(page / 2, kv->n_pages, &bytes))
         return KRN_ENOMEM;
-    void *k = krn_cpu_alloc(ctx, (size_t)bytes, "kv"), *v = k ? krn_cpu_alloc(ctx, (size_t)bytes, "kv") : NULL;
-    if (!v) {
-        krn_cpu_release(ctx, k);
+    struct krn_kv made = *kv;
+    made.type = kv->type == KRN_N_TYPES ? KRN_F32 : kv->type;
+    size_t vectors = (size_t)kv->n_pages * (size_t)kv->n_layers * (size_t)kv->n_kv_heads * (size_t)kv->page_size;
+    size_t scales = made.type == KRN_Q8 ? vectors * sizeof(float) : 0, elements = (size_t)bytes - scales;
+    made.k = krn_cpu_alloc(ctx, elements, "kv");
+    made.v = krn_cpu_alloc(ctx, elements, "kv");
+    made.k_scales = scales ? krn_cpu_alloc(ctx, scales, "kv") : NULL;
+    made.v_scales = scales ? krn_cpu_alloc(ctx, scales, "kv") : NULL;
+    if (!made.k || !made.v || (scales && (!made.k_scales || !made.v_scales))) {
+        krn_cpu_kv_close(ctx, &made);
         return KRN_ENOMEM;
     }
-    kv->k = k;
-    kv->v = v;
-    kv->k_scales = kv->v_scales = NULL;
-    kv->type = KRN_F32;
+    *kv = made;
     return 0;
-}
-
-void krn_cpu_kv_close(void *ctx, struct krn_kv *kv)
-{
-    krn_cpu_release(ctx, kv->k);
-    krn_cpu_release(ctx, kv->v);
-    kv->k = kv->v = NULL;
 }

@@ -66,14 +66,13 @@ struct krn_attention_shape krn_attention_shape(const struct krn_attention_task *
 struct krn_attention_unit krn_attention_unit(const struct krn_attention_task *task,
                                              const struct krn_attention_shape *shape, int64_t index);
 
-// Element offset of a position's key (or value) of one head in kv->k (kv->v).
-static inline size_t krn_kv_offset(const struct krn_kv *kv, int32_t layer, const int32_t *pages, int32_t kv_head,
+// The number of a position's vector of one head: its scale is there in kv->k_scales (kv->v_scales), and its elements
+// start at this number * head_dim in kv->k (kv->v).
+static inline size_t krn_kv_vector(const struct krn_kv *kv, int32_t layer, const int32_t *pages, int32_t kv_head,
                                    int32_t pos)
 {
     size_t page = (size_t)layer * (size_t)kv->n_pages + (size_t)pages[pos / kv->page_size];
-    size_t slot =
-        (page * (size_t)kv->n_kv_heads + (size_t)kv_head) * (size_t)kv->page_size + (size_t)(pos % kv->page_size);
-    return slot * (size_t)kv->head_dim;
+    return (page * (size_t)kv->n_kv_heads + (size_t)kv_head) * (size_t)kv->page_size + (size_t)(pos % kv->page_size);
 }
 
 // ---- ops whose reference is compiled for each instruction set -------------------------------------------------------

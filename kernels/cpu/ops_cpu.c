@@ -44,10 +44,16 @@ static bool good_segments(const struct krn_segment *segments, int32_t n_segments
     return true;
 }
 
+static bool good_store(const struct krn_kv *kv)
+{
+    return kv && kv->k && kv->v &&
+           (kv->type == KRN_F32 || kv->type == KRN_BF16 || (kv->type == KRN_Q8 && kv->k_scales && kv->v_scales));
+}
+
 // Segments, their pages and the layer lie inside the store.
 static bool good_kv(const struct krn_kv *kv, int32_t layer, const struct krn_segment *segments, int32_t n_segments)
 {
-    if (!kv || !kv->k || !kv->v || kv->page_size <= 0 || kv->n_kv_heads <= 0 || kv->head_dim <= 0 || layer < 0 ||
+    if (!good_store(kv) || kv->page_size <= 0 || kv->n_kv_heads <= 0 || kv->head_dim <= 0 || layer < 0 ||
         layer >= kv->n_layers || !good_segments(segments, n_segments))
         return false;
     for (int32_t s = 0; s < n_segments; s++) {

@@ -59,6 +59,18 @@ V_INLINE vf v_load_bf16_first(const uint16_t *p, int n)
     return v_load_bf16(elements);
 }
 
+V_INLINE vf v_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+V_INLINE vf v_load_i8_first(const int8_t *p, int n)
+{
+    int8_t elements[V_LANES] = {0};
+    memcpy(elements, p, (size_t)n * sizeof *p);
+    return v_load_i8(elements);
+}
+
 V_INLINE void v_store(float *p, vf a)
 {
     _mm256_storeu_ps(p, a);

@@ -65,6 +65,16 @@ V_INLINE vf v_load_bf16_first(const uint16_t *p, int n)
     return v_widen_bf16(_mm256_maskz_loadu_epi16(v_mask(n), p));
 }
 
+V_INLINE vf v_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+V_INLINE vf v_load_i8_first(const int8_t *p, int n)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(v_mask(n), p)));
+}
+
 V_INLINE void v_store(float *p, vf a)
 {
     _mm512_storeu_ps(p, a);

@@ -269,7 +269,7 @@ int krn_cuda_memory_import(struct krn_cuda_memory *m, const struct krn_tensor *h
     if (!host || !host->data || host->rows <= 0 || host->cols <= 0)
         return KRN_EINVAL;
     bool vector = host->rows == 1;
-    if ((host->type != KRN_F32 && host->type != KRN_BF16) || type >= KRN_N_TYPES || (type == KRN_F32 && !vector))
+    if ((host->type != KRN_F32 && host->type != KRN_BF16) || type > KRN_Q4 || (type == KRN_F32 && !vector))
         return KRN_ENOTSUP;
     int64_t data_bytes, scale_bytes;
     weight_bytes(type, host->rows, host->cols, &data_bytes, &scale_bytes);

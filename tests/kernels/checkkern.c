@@ -175,8 +175,8 @@ struct attention_case {
     struct store store;
 };
 
-static struct attention_case attention_case_open(uint64_t seed, int32_t head_dim, int32_t group, int32_t positions,
-                                                 int32_t page_size)
+static struct attention_case attention_case_open(enum krn_type type, uint64_t seed, int32_t head_dim, int32_t group,
+                                                 int32_t positions, int32_t page_size)
 {
     struct random random = {.state = seed};
     struct attention_case c = {
@@ -190,7 +190,7 @@ static struct attention_case attention_case_open(uint64_t seed, int32_t head_dim
     fill_random(&random, c.v, (size_t)positions * kv_width);
     for (size_t i = 0; i < (size_t)positions * q_width; i++)
         c.q[i] *= 3; // so that the weights are far from even
-    c.store = store_open(&random, 2, positions, page_size, 2, head_dim);
+    c.store = store_open(&random, type, 2, positions, page_size, 2, head_dim);
     struct krn_segment all = {.rows = positions, .pages = c.store.pages};
     krn_kv_write_ref(&c.store.kv, 1, c.k, c.v, &all);
     return c;
@@ -253,14 +253,21 @@ static const int32_t groups[] = {1, 2, 4};
 static const int32_t page_sizes[] = {1, 3, 16, 64};
 static const int32_t contexts[] = {1, 5, 31, 32, 33, 64, 97, 300};
 
-static void check_attention(const struct version *version)
+static void report_attention(bool ok, const struct version *version, enum krn_type type, const char *what)
+{
+    char text[96];
+    snprintf(text, sizeof text, "attention on %s %s", krn_type_name(type), what);
+    report(ok, version->name, text);
+}
+
+static void check_attention(const struct version *version, enum krn_type type)
 {
     struct krn_backend *ref = open_cpu(1, 0), *backend = open_cpu(2, version->mask);
     bool causal = true, block = true;
     for (int d = 0; d < COUNT(head_dims); d++)
         for (int g = 0; g < COUNT(groups); g++)
             for (int p = 0; p < COUNT(contexts); p++) {
-                struct attention_case c = attention_case_open(3, head_dims[d], groups[g], contexts[p],
+                struct attention_case c = attention_case_open(type, 3, head_dims[d], groups[g], contexts[p],
                                                               page_sizes[(d + g + p) % COUNT(page_sizes)]);
                 int32_t few = contexts[p] < 19 ? contexts[p] : 19;
                 causal = attention_matches(ref, backend, &c, 0, contexts[p] < 70 ? contexts[p] : 70, KRN_MASK_CAUSAL) &&
@@ -269,14 +276,14 @@ static void check_attention(const struct version *version)
                 block = attention_matches(ref, backend, &c, contexts[p] - few, few, KRN_MASK_BLOCK) && block;
                 attention_case_close(&c);
             }
-    report(causal, version->name, "attention, causal, equals the reference");
-    report(block, version->name, "attention, block, equals the reference");
+    report_attention(causal, version, type, "equals the reference, causal");
+    report_attention(block, version, type, "equals the reference, block");
     ref->close(ref->ctx);
     backend->close(backend->ctx);
 }
 
 // A prompt in one piece, by pieces of several sizes, row by row, and at every page size: the same bits.
-static void check_attention_pieces(const struct version *version)
+static void check_attention_pieces(const struct version *version, enum krn_type type)
 {
     static const int32_t pieces[] = {1, 3, 17, 32, 100};
     struct krn_backend *backend = open_cpu(2, version->mask);
@@ -284,12 +291,13 @@ static void check_attention_pieces(const struct version *version)
     for (int d = 0; d < COUNT(head_dims); d++)
         for (int g = 0; g < COUNT(groups); g++) {
             int32_t positions = version->mask ? 300 : 100;
-            struct attention_case whole = attention_case_open(5, head_dims[d], groups[g], positions, 16);
+            struct attention_case whole = attention_case_open(type, 5, head_dims[d], groups[g], positions, 16);
             size_t n = (size_t)positions * q_width(&whole);
             float *expected = floats(n), *y = floats(n);
             run_attention(backend, &whole, expected, 0, positions, positions, KRN_MASK_CAUSAL);
             for (int s = 0; s < COUNT(page_sizes); s++) {
-                struct attention_case c = attention_case_open(5, head_dims[d], groups[g], positions, page_sizes[s]);
+                struct attention_case c =
+                    attention_case_open(type, 5, head_dims[d], groups[g], positions, page_sizes[s]);
                 run_attention(backend, &c, y, 0, positions, pieces[(s + d) % COUNT(pieces)], KRN_MASK_CAUSAL);
                 ok = ok && same_bits(y, expected, n);
                 memset(y, 0xff, n * sizeof *y);
@@ -301,36 +309,36 @@ static void check_attention_pieces(const struct version *version)
             free(y);
             attention_case_close(&whole);
         }
-    report(ok, version->name, "attention does not depend on pieces or page size");
+    report_attention(ok, version, type, "does not depend on pieces or page size");
     backend->close(backend->ctx);
 }
 
 // A row of a block sees the same positions whether the block's rows share a segment with a causal mask's last row or
 // not: the last row of a causal segment sees what every row of a block segment sees.
-static void check_attention_masks_agree(const struct version *version)
+static void check_attention_masks_agree(const struct version *version, enum krn_type type)
 {
     struct krn_backend *backend = open_cpu(2, version->mask);
-    struct attention_case c = attention_case_open(9, 64, 4, 150, 16);
+    struct attention_case c = attention_case_open(type, 9, 64, 4, 150, 16);
     size_t width = q_width(&c);
     float *block = floats(150 * width), *causal = floats(150 * width);
     run_attention(backend, &c, block, 118, 32, 32, KRN_MASK_BLOCK);
     run_attention(backend, &c, causal, 118, 32, 32, KRN_MASK_CAUSAL);
     bool ok = same_bits(block + 149 * width, causal + 149 * width, width);
     ok = ok && !same_bits(block + 118 * width, causal + 118 * width, width);
-    report(ok, version->name, "the last row of a block sees what the last causal row sees");
+    report_attention(ok, version, type, "gives the last row of a block what the last causal row gets");
     free(block);
     free(causal);
     attention_case_close(&c);
     backend->close(backend->ctx);
 }
 
-static void check_attention_threads(const struct version *version)
+static void check_attention_threads(const struct version *version, enum krn_type type)
 {
     bool ok = true;
     float *expected = NULL;
     for (int threads = 1; threads <= 3; threads++) {
         struct krn_backend *backend = open_cpu(threads, version->mask);
-        struct attention_case c = attention_case_open(11, 64, 2, 200, 16);
+        struct attention_case c = attention_case_open(type, 11, 64, 2, 200, 16);
         size_t n = 200 * q_width(&c);
         float *y = floats(n);
         run_attention(backend, &c, y, 0, 200, 77, KRN_MASK_CAUSAL);
@@ -341,7 +349,7 @@ static void check_attention_threads(const struct version *version)
         backend->close(backend->ctx);
     }
     free(expected);
-    report(ok, version->name, "attention does not depend on the number of threads");
+    report_attention(ok, version, type, "does not depend on the number of threads");
 }
 
 // ---- bench ----------------------------------------------------------------------------------------------------------
@@ -450,18 +458,19 @@ static void bench_attention_once(void *arg)
                   KRN_MASK_CAUSAL);
 }
 
-static void bench_attention(const struct version *version, int threads, int32_t head_dim, int32_t positions,
-                            const struct machine_limit *limit)
+static void bench_attention(const struct version *version, int threads, enum krn_type type, int32_t head_dim,
+                            int32_t positions, const struct machine_limit *limit)
 {
     static const int32_t rows[] = {1, 8, 32};
     struct attention_bench bench = {.backend = open_cpu(threads, version->mask)};
-    bench.c = attention_case_open(1, head_dim, 4, positions, 16);
+    bench.c = attention_case_open(type, 1, head_dim, 4, positions, 16);
     bench.y = floats((size_t)positions * q_width(&bench.c));
     for (int r = 0; r < COUNT(rows); r++) {
         char what[64];
         bench.rows = rows[r];
-        snprintf(what, sizeof what, "attention dim %d ctx %d, %d rows", head_dim, positions, rows[r]);
-        double bytes = 2.0 * 2 * positions * head_dim * 4; // k and v of 2 kv heads
+        snprintf(what, sizeof what, "attention %s dim %d ctx %d, %d rows", krn_type_name(type), head_dim, positions,
+                 rows[r]);
+        double bytes = 2.0 * (double)krn_matrix_bytes(type, 2 * positions, head_dim); // k and v of 2 kv heads
         double flops = 4.0 * rows[r] * bench.c.n_heads * positions * head_dim;
         print_bench(version->name, what, time_it(bench_attention_once, &bench), bytes, flops, limit);
     }
@@ -481,9 +490,12 @@ static void run_bench(int threads)
         bench_linear(&versions[v], threads, 4096, 4096, versions[v].mask ? 6 : 2, &limit);
         bench_linear(&versions[v], threads, 704, 256, 1, &limit);
         bench_linear(&versions[v], threads, 512, 192, 1, &limit);
-        bench_attention(&versions[v], threads, 128, 2048, &limit);
-        bench_attention(&versions[v], threads, 32, 300, &limit);
         bench_widened(&versions[v], &limit);
+        for (int t = 0; t < KV_TYPES; t++) {
+            bench_attention(&versions[v], threads, kv_types[t], 128, 2048, &limit);
+            bench_attention(&versions[v], threads, kv_types[t], 64, 1900, &limit);
+            bench_attention(&versions[v], threads, kv_types[t], 32, 300, &limit);
+        }
     }
 }
 
@@ -497,11 +509,13 @@ int main(int argc, char **argv)
     for (int v = 0; v < n_versions; v++) {
         check_linear(&versions[v]);
         check_linear_threads(&versions[v]);
-        check_attention(&versions[v]);
-        check_attention_pieces(&versions[v]);
-        check_attention_masks_agree(&versions[v]);
-        check_attention_threads(&versions[v]);
         check_widened(&versions[v]);
+        for (int t = 0; t < KV_TYPES; t++) {
+            check_attention(&versions[v], kv_types[t]);
+            check_attention_pieces(&versions[v], kv_types[t]);
+            check_attention_masks_agree(&versions[v], kv_types[t]);
+            check_attention_threads(&versions[v], kv_types[t]);
+        }
     }
     printf("1..%d\n", n_checks);
     return n_failures != 0;

@@ -128,30 +128,41 @@ static inline int versions_here(struct version *ret_versions)
 
 enum { VERSIONS_MAX = 3 };
 
+// What keys and values may be on the CPU.
+static const enum krn_type kv_types[] = {KRN_F32, KRN_BF16, KRN_Q8};
+enum { KV_TYPES = sizeof kv_types / sizeof *kv_types };
+
 // A KV store with its pages in a scrambled order, so that nothing works by accident.
 struct store {
     struct krn_kv kv;
     int32_t *pages;
 };
 
-static inline struct store store_open(struct random *random, int32_t n_layers, int32_t positions, int32_t page_size,
-                                      int32_t n_kv_heads, int32_t head_dim)
+static inline void *filled(size_t bytes, int byte)
+{
+    return memset(must(malloc(bytes)), byte, bytes);
+}
+
+static inline struct store store_open(struct random *random, enum krn_type type, int32_t n_layers, int32_t positions,
+                                      int32_t page_size, int32_t n_kv_heads, int32_t head_dim)
 {
     int32_t used = (positions + page_size - 1) / page_size, n_pages = used + 3;
     struct store store = {
-        .kv = {.n_layers = n_layers,
+        .kv = {.type = type,
+               .n_layers = n_layers,
                .n_pages = n_pages,
                .page_size = page_size,
                .n_kv_heads = n_kv_heads,
                .head_dim = head_dim},
         .pages = must(malloc((size_t)n_pages * sizeof(int32_t))),
     };
-    size_t n = (size_t)n_layers * (size_t)n_pages * (size_t)page_size * (size_t)n_kv_heads * (size_t)head_dim;
-    store.kv.k = floats(n);
-    store.kv.v = floats(n);
+    size_t vectors = (size_t)n_layers * (size_t)n_pages * (size_t)page_size * (size_t)n_kv_heads;
+    size_t bytes = vectors * (size_t)head_dim * krn_type_size(type);
     // Whatever was not written must not show.
-    memset(store.kv.k, 0xff, n * sizeof(float));
-    memset(store.kv.v, 0xff, n * sizeof(float));
+    store.kv.k = filled(bytes, 0xff);
+    store.kv.v = filled(bytes, 0xff);
+    store.kv.k_scales = type == KRN_Q8 ? filled(vectors * sizeof(float), 0xff) : NULL;
+    store.kv.v_scales = type == KRN_Q8 ? filled(vectors * sizeof(float), 0xff) : NULL;
     for (int32_t i = 0; i < n_pages; i++)
         store.pages[i] = i;
     for (int32_t i = n_pages - 1; i > 0; i--) {
@@ -162,9 +173,21 @@ static inline struct store store_open(struct random *random, int32_t n_layers, i
     return store;
 }
 
+// Element `at` of kv->k or kv->v and its scale (or NULL) as a float, rounded once.
+static inline float store_value(const struct krn_kv *kv, const void *data, const float *scales, size_t at)
+{
+    if (kv->type == KRN_BF16)
+        return bf16_to_float(((const uint16_t *)data)[at]);
+    if (kv->type == KRN_Q8)
+        return (float)((const int8_t *)data)[at] * scales[at / (size_t)kv->head_dim];
+    return ((const float *)data)[at];
+}
+
 static inline void store_close(struct store *store)
 {
     free(store->kv.k);
     free(store->kv.v);
+    free(store->kv.k_scales);
+    free(store->kv.v_scales);
     free(store->pages);
 }

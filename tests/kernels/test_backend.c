@@ -19,6 +19,7 @@ static void test_type_sizes(void **state)
     assert_int_equal(krn_type_size(KRN_BF16), 2);
     assert_int_equal(krn_type_size(KRN_FP8), 1);
     assert_int_equal(krn_type_size(KRN_Q4), 0);
+    assert_int_equal(krn_type_size(KRN_Q8), 1);
 }
 
 static void test_type_names(void **state)
@@ -28,6 +29,7 @@ static void test_type_names(void **state)
     assert_string_equal(krn_type_name(KRN_BF16), "bf16");
     assert_string_equal(krn_type_name(KRN_FP8), "fp8");
     assert_string_equal(krn_type_name(KRN_Q4), "q4");
+    assert_string_equal(krn_type_name(KRN_Q8), "q8");
     assert_string_equal(krn_type_name(KRN_N_TYPES), "?");
 }
 
@@ -37,6 +39,7 @@ static void test_a_matrix_counts_its_scales(void **state)
     assert_int_equal(krn_matrix_bytes(KRN_F32, 3, 5), 60);
     assert_int_equal(krn_matrix_bytes(KRN_BF16, 3, 5), 30);
     assert_int_equal(krn_matrix_bytes(KRN_FP8, 3, 5), 3 * (5 + 4));
+    assert_int_equal(krn_matrix_bytes(KRN_Q8, 3, 5), 3 * (5 + 4));
     assert_int_equal(krn_matrix_bytes(KRN_Q4, 3, 64), 3 * (32 + 2 * 2));
     assert_int_equal(krn_matrix_bytes(KRN_Q4, 3, 65), 3 * (33 + 3 * 2));
     assert_int_equal(krn_matrix_bytes(KRN_BF16, 200000, 50000), 20000000000);

@@ -165,6 +165,7 @@ static void test_what_cannot_be_imported_is_refused(void **state)
     struct krn_tensor host = {.data = data, .type = KRN_F32, .rows = 2, .cols = 2}, device = {.rows = 77}, bad = host;
     assert_int_equal(b->import_weights(b->ctx, &host, KRN_FP8, KRN_SPLIT_NONE, &device), KRN_ENOTSUP);
     assert_int_equal(b->import_weights(b->ctx, &host, KRN_Q4, KRN_SPLIT_NONE, &device), KRN_ENOTSUP);
+    assert_int_equal(b->import_weights(b->ctx, &host, KRN_Q8, KRN_SPLIT_NONE, &device), KRN_ENOTSUP);
     bad.data = NULL;
     assert_int_equal(b->import_weights(b->ctx, &bad, KRN_F32, KRN_SPLIT_NONE, &device), KRN_EINVAL);
     bad = host;
@@ -175,7 +176,7 @@ static void test_what_cannot_be_imported_is_refused(void **state)
 
 // ---- KV -------------------------------------------------------------------------------------------------------------
 
-static void test_the_kv_store_is_f32_and_counted(void **state)
+static void test_the_kv_store_is_counted_and_f32_unless_asked_otherwise(void **state)
 {
     struct krn_backend *b = *state;
     struct krn_kv kv = {
@@ -189,15 +190,47 @@ static void test_the_kv_store_is_f32_and_counted(void **state)
     b->kv_close(b->ctx, &kv);
     assert_null(kv.k);
     assert_int_equal(category(b, "kv"), 0);
-    kv.type = KRN_BF16;
-    assert_int_equal(b->kv_page_bytes(b->ctx, &kv), KRN_ENOTSUP);
-    assert_int_equal(b->kv_open(b->ctx, &kv), KRN_ENOTSUP);
     kv.type = KRN_F32;
     kv.n_pages = 0;
     assert_int_equal(b->kv_open(b->ctx, &kv), KRN_EINVAL);
     kv.n_pages = INT32_MAX;
     kv.page_size = kv.n_layers = kv.head_dim = 1 << 12;
     assert_int_equal(b->kv_open(b->ctx, &kv), KRN_ENOMEM);
+}
+
+// The vector's elements and, for q8, its scale; every byte of the store can be written.
+static void test_kv_stores_of_smaller_types(void **state)
+{
+    struct krn_backend *b = *state;
+    static const struct {
+        enum krn_type type;
+        int64_t vector_bytes;
+    } cases[] = {{KRN_F32, 8 * 4}, {KRN_BF16, 8 * 2}, {KRN_Q8, 8 + 4}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct krn_kv kv = {
+            .type = cases[i].type, .n_layers = 2, .n_pages = 3, .page_size = 4, .n_kv_heads = 2, .head_dim = 8};
+        size_t vectors = 2 * 3 * 4 * 2;
+        assert_int_equal(b->kv_page_bytes(b->ctx, &kv), 2 * 2 * 2 * 4 * cases[i].vector_bytes);
+        assert_int_equal(b->kv_open(b->ctx, &kv), 0);
+        assert_int_equal(kv.type, cases[i].type);
+        assert_int_equal(category(b, "kv"), 2 * (int64_t)vectors * cases[i].vector_bytes);
+        memset(kv.k, 1, vectors * 8 * krn_type_size(kv.type));
+        memset(kv.v, 1, vectors * 8 * krn_type_size(kv.type));
+        assert_int_equal(kv.k_scales != NULL, kv.type == KRN_Q8);
+        assert_int_equal(kv.v_scales != NULL, kv.type == KRN_Q8);
+        if (kv.type == KRN_Q8)
+            kv.k_scales[vectors - 1] = kv.v_scales[vectors - 1] = 1;
+        b->kv_close(b->ctx, &kv);
+        assert_true(!kv.k && !kv.v && !kv.k_scales && !kv.v_scales);
+        assert_int_equal(category(b, "kv"), 0);
+    }
+    static const enum krn_type others[] = {KRN_FP8, KRN_Q4};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        struct krn_kv kv = {
+            .type = others[i], .n_layers = 2, .n_pages = 3, .page_size = 4, .n_kv_heads = 2, .head_dim = 8};
+        assert_int_equal(b->kv_page_bytes(b->ctx, &kv), KRN_ENOTSUP);
+        assert_int_equal(b->kv_open(b->ctx, &kv), KRN_ENOTSUP);
+    }
 }
 
 int main(void)
@@ -212,7 +245,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bf16_to_f32_is_exact, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_f32_to_bf16_rounds_to_nearest_even, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_cannot_be_imported_is_refused, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_the_kv_store_is_f32_and_counted, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_kv_store_is_counted_and_f32_unless_asked_otherwise, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_kv_stores_of_smaller_types, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -127,6 +127,16 @@ static void test_arguments_out_of_range_are_refused(void **state)
     assert_int_equal(ROPE(0), KRN_EINVAL);
     assert_int_equal(b->attention(b->ctx, data, data, 2, &kv, 0, &segment, 1), KRN_EINVAL);
     pages[1] = 1;
+    static const enum krn_type refused[] = {KRN_FP8, KRN_Q4, KRN_Q8, KRN_N_TYPES}; // q8: without its scales
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        kv.type = refused[i];
+        assert_int_equal(ROPE(0), KRN_EINVAL);
+        assert_int_equal(b->attention(b->ctx, data, data, 2, &kv, 0, &segment, 1), KRN_EINVAL);
+    }
+    kv.k_scales = kv.v_scales = data;
+    kv.type = KRN_Q8;
+    assert_int_equal(ROPE(0), 0);
+    kv.type = KRN_F32;
     assert_int_equal(b->attention(b->ctx, data, data, 3, &kv, 0, &segment, 1), KRN_EINVAL); // 3 heads over 2
     segment.pages = NULL;
     assert_int_equal(b->attention(b->ctx, data, data, 2, &kv, 0, &segment, 1), KRN_EINVAL);

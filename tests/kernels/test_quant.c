@@ -117,6 +117,28 @@ static void test_bf16_rounds_to_nearest_and_ties_to_even(void **state)
 
 // ---- q4 -------------------------------------------------------------------------------------------------------------
 
+static void test_q8_codes(void **state)
+{
+    (void)state;
+    float scale = krn_q8_scale(254);
+    assert_true(scale == 2);
+    static const struct {
+        float x;
+        int code;
+    } cases[] = {{254, 127}, {-254, -127}, {0, 0}, {2, 1}, {-2, -1}, {1, 0}, {-1, 0}, {3, 2}, {-3, -2}, {253.1f, 127}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) // ties go to the even integer
+        assert_int_equal(krn_q8_code(cases[i].x, scale), cases[i].code);
+    // The largest magnitude gets the largest code, whatever its size; what is smaller than any scale gets 0.
+    static const float sizes[] = {3.4e38f, 1.1f, 3e-30f, 1e-35f};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        assert_int_equal(krn_q8_code(sizes[i], krn_q8_scale(sizes[i])), 127);
+        assert_int_equal(krn_q8_code(-sizes[i], krn_q8_scale(sizes[i])), -127);
+    }
+    assert_true(krn_q8_scale(0) > 0);
+    assert_int_equal(krn_q8_code(0, krn_q8_scale(0)), 0);
+    assert_int_equal(krn_q8_code(1e-42f, krn_q8_scale(1e-42f)), 0);
+}
+
 struct group {
     uint16_t scale;
     uint32_t words[4];
@@ -254,6 +276,7 @@ int main(void)
         cmocka_unit_test(test_fp8_scale_is_never_zero_or_subnormal),
         cmocka_unit_test(test_fp8_place_swaps_the_middle_of_every_four),
         cmocka_unit_test(test_bf16_rounds_to_nearest_and_ties_to_even),
+        cmocka_unit_test(test_q8_codes),
         cmocka_unit_test(test_q4_keeps_every_integer_in_its_column),
         cmocka_unit_test(test_q4_order_of_nibbles),
         cmocka_unit_test(test_q4_error_is_bounded_and_not_above_the_plain_scale),

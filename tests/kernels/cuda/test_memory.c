@@ -174,6 +174,7 @@ static void test_a_vector_stays_f32_and_a_matrix_does_not(void **state)
     assert_memory_equal(w.data, values, sizeof values);
     host.rows = 2, host.cols = 3;
     assert_int_equal(krn_cuda_memory_import(&m, &host, KRN_F32, &w), KRN_ENOTSUP);
+    assert_int_equal(krn_cuda_memory_import(&m, &host, KRN_Q8, &w), KRN_ENOTSUP);
     host.type = KRN_FP8;
     assert_int_equal(krn_cuda_memory_import(&m, &host, KRN_FP8, &w), KRN_ENOTSUP);
     stop();
