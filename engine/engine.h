@@ -41,7 +41,7 @@ struct eng_options {
     const char *weights; // "auto" (the backend's choice; the CPU: as in the file, mapped), "f32", "bf16", "fp8", "q4"
     const char *adapter; // "auto" (linear_spec_lora/ if there), "none", or a folder
     int32_t max_context; // 0: the model's max_position_embeddings, bounded by the KV memory
-    const char *kv_type; // of keys and values: "auto" (the backend's choice), "f32", "bf16", "fp8"
+    const char *kv_type; // of keys and values: "auto" (the backend's choice), "f32", "bf16", "fp8", "q8"
     int64_t kv_memory;   // bytes; 0: what max_sequences x max_context needs, at most a quarter of the machine's memory
                          // (CPU) or what the device has left
     int32_t page_size;   // tokens, 1 .. 256

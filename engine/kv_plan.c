@@ -23,7 +23,7 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-// -1 for an unknown name; KRN_N_TYPES for "auto".
+// -1 for an unknown name; KRN_N_TYPES for "auto". q4 is of weights only.
 static int type_of(const char *name)
 {
     for (enum krn_type type = 0; type < KRN_N_TYPES; type++)
@@ -44,7 +44,7 @@ static int check(const struct eng_options *o, int32_t max_positions, char *err, 
     if (o->kv_memory < 0)
         return fail(ENG_EINVAL, err, err_size, "kv_memory must be at least 0");
     if (type_of(o->kv_type) < 0)
-        return fail(ENG_EINVAL, err, err_size, "kv_type is \"%s\", expected auto, f32, bf16 or fp8", o->kv_type);
+        return fail(ENG_EINVAL, err, err_size, "kv_type is \"%s\", expected auto, f32, bf16, fp8 or q8", o->kv_type);
     return 0;
 }
 
@@ -53,6 +53,20 @@ static int64_t bytes_allowed(const struct eng_options *o, const struct krn_memor
     if (o->kv_memory)
         return o->kv_memory;
     return memory->total ? memory->free : quarter_of_machine();
+}
+
+// Names the types that the backend does have.
+static int no_such_type(const struct eng_options *o, const struct krn_backend *backend,
+                        const struct eng_weights *weights, char *err, size_t err_size)
+{
+    char have[64] = "";
+    size_t at = 0;
+    for (enum krn_type type = 0; type < KRN_N_TYPES; type++)
+        if (type_of(krn_type_name(type)) >= 0 && eng_forward_page_bytes(backend, weights, o->page_size, type) >= 0)
+            at += (size_t)snprintf(have + at, sizeof have - at, "%s%s", at ? ", " : "", krn_type_name(type));
+    return fail(ENG_ENOTSUP, err, err_size,
+                "the %s backend has no keys and values of type %s for this model (it has %s)", backend->name,
+                o->kv_type, at ? have : "none");
 }
 
 int eng_kv_plan_begin(const struct eng_options *o, const struct krn_backend *backend, const struct eng_weights *weights,
@@ -69,8 +83,7 @@ int eng_kv_plan_begin(const struct eng_options *o, const struct krn_backend *bac
     };
     p.page_bytes = eng_forward_page_bytes(backend, weights, p.page_size, p.type);
     if (p.page_bytes < 0)
-        return fail(ENG_ENOTSUP, err, err_size, "the %s backend has no keys and values of type %s for this model",
-                    backend->name, o->kv_type);
+        return no_such_type(o, backend, weights, err, err_size);
     struct krn_memory memory;
     backend->memory(backend->ctx, &memory);
     int64_t full = (int64_t)o->max_sequences * ((p.context + p.page_size - 1) / p.page_size);

@@ -34,8 +34,8 @@ const struct srv_option srv_options[] = {
      "type of the resident weights; auto: as in the file, on a GPU bf16"},
     {"max_context", SRV_INTEGER, AT(max_context), ALL, 0, 16777216, true, NULL,
      "prompt and output, tokens; auto: the model's"},
-    {"kv_type", SRV_WORD, AT(kv_type), ALL, 0, 0, false, "auto|f32|bf16|fp8",
-     "type of keys and values; auto: f32 on the CPU, bf16 on a GPU"},
+    {"kv_type", SRV_WORD, AT(kv_type), ALL, 0, 0, false, "auto|f32|bf16|fp8|q8",
+     "type of keys and values; CPU: f32 (auto), bf16, q8; GPU: bf16 (auto), fp8"},
     {"kv_memory", SRV_SIZE, AT(kv_memory), ALL, 0, 16384 * GIB, true, NULL,
      "memory for keys and values; auto: what they can use, at most a quarter of the machine's or what the GPU has "
      "left"},

@@ -123,15 +123,17 @@ static inline void rig_weights(struct rig *r, const char *name, const char *weig
         fail_msg("%s: %s", name, err);
 }
 
-static inline void rig_open(struct rig *r, const char *name, const char *weights, const char *adapter,
-                            uint32_t cpu_mask)
+static inline void rig_open_kv(struct rig *r, const char *name, const char *weights, const char *adapter,
+                               uint32_t cpu_mask, enum krn_type kv_type)
 {
     char err[512] = "";
+    struct eng_forward_sizes with_type = sizes;
+    with_type.kv_type = kv_type;
     memset(r, 0, sizeof *r);
     if (krn_open_cpu(2, cpu_mask, &r->backend, err, sizeof err) != 0)
         fail_msg("%s", err);
     rig_weights(r, name, weights, adapter);
-    if (eng_forward_open(r->backend, r->weights, &sizes, &r->model, err, sizeof err) != 0)
+    if (eng_forward_open(r->backend, r->weights, &with_type, &r->model, err, sizeof err) != 0)
         fail_msg("%s", err);
     // the sequences' pages are interleaved and run backwards: nothing may rely on their order
     for (int s = 0; s < N_SEQS; s++)
@@ -147,6 +149,12 @@ static inline void rig_open(struct rig *r, const char *name, const char *weights
                                   .choices = r->choices,
                                   .accepts = r->accepts,
                                   .accepted = r->accepted};
+}
+
+static inline void rig_open(struct rig *r, const char *name, const char *weights, const char *adapter,
+                            uint32_t cpu_mask)
+{
+    rig_open_kv(r, name, weights, adapter, cpu_mask, KRN_N_TYPES);
 }
 
 static inline void rig_close(struct rig *r)
@@ -243,7 +251,7 @@ static inline int cpu_masks(uint32_t ret[3])
     return n;
 }
 
-static inline void on_every_version(void (*body)(struct rig *r, const struct golden *g))
+static inline void on_versions(void (*body)(struct rig *r, const struct golden *g), enum krn_type kv_type)
 {
     uint32_t masks[3];
     int n = cpu_masks(masks);
@@ -252,9 +260,22 @@ static inline void on_every_version(void (*body)(struct rig *r, const struct gol
             struct golden g;
             struct rig r;
             golden_open(&g, models[m]);
-            rig_open(&r, models[m], "auto", "auto", masks[i]);
+            rig_open_kv(&r, models[m], "auto", "auto", masks[i], kv_type);
             body(&r, &g);
             rig_close(&r);
             golden_close(&g);
         }
+}
+
+static inline void on_every_version(void (*body)(struct rig *r, const struct golden *g))
+{
+    on_versions(body, KRN_N_TYPES);
+}
+
+// And on every type of keys and values that the CPU has.
+static inline void on_every_kv_type(void (*body)(struct rig *r, const struct golden *g))
+{
+    static const enum krn_type types[] = {KRN_F32, KRN_BF16, KRN_Q8};
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+        on_versions(body, types[t]);
 }

@@ -226,6 +226,11 @@ static void test_a_file_is_loaded_for_what_it_was_measured_with_and_refused_othe
     o.weights = "f32";
     assert_int_equal(client_open_dir(&c, o, err, sizeof err), ENG_EINVAL);
     assert_non_null(strstr(err, "another model"));
+    o.weights = "auto";
+    o.kv_type = "q8";
+    assert_int_equal(client_open_dir(&c, o, err, sizeof err), ENG_EINVAL);
+    assert_true(strstr(err, "another model") && strstr(err, "f32 keys and values\", this is") &&
+                strstr(err, "q8 keys and values"));
     o = nano();
     o.cost_model = path;
     o.threads = 1;

@@ -172,6 +172,24 @@ static void test_self_speculation_is_ar_with_packed_weights_and_keys(void **stat
     check_self_speculation_is_ar(s, 0);
 }
 
+static void test_types_of_keys_and_values_that_it_does_not_have(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"f32", "q8"};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        struct client c;
+        char err[300] = "", says[128];
+        struct eng_options o = eng_options_default();
+        o.model_dir = nano;
+        o.backend = "cuda";
+        o.kv_type = types[i];
+        snprintf(says, sizeof says,
+                 "the cuda backend has no keys and values of type %s for this model (it has bf16, fp8)", types[i]);
+        assert_int_equal(client_open_dir(&c, o, err, sizeof err), ENG_ENOTSUP);
+        assert_string_equal(err, says);
+    }
+}
+
 static void test_text_does_not_depend_on_the_company(void **state)
 {
     (void)state;
@@ -249,6 +267,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_self_speculation_is_ar_byte_for_byte),
         cmocka_unit_test(test_self_speculation_is_ar_with_packed_weights_and_keys),
+        cmocka_unit_test(test_types_of_keys_and_values_that_it_does_not_have),
         cmocka_unit_test(test_text_does_not_depend_on_the_company),
         cmocka_unit_test(test_every_mode_answers_as_on_the_cpu),
         cmocka_unit_test(test_the_weights_are_there_once),

@@ -77,6 +77,46 @@ static void test_rounded_weights_stay_near(void **state)
     golden_close(&g);
 }
 
+// The distance between the rows that a model computes and those of the golden file, relative to their size.
+static double distance_from_golden(struct rig *r, const struct golden *g)
+{
+    int32_t positions[MAX_ROWS];
+    const cJSON *causal = member(g->logits, "causal");
+    int32_t n = read_ints(member(causal, "positions"), positions);
+    const float *want = golden_rows(g, causal, n);
+    const float *got = rig_run_one(r, 0, g->tokens, g->n, 0, KRN_MASK_CAUSAL, false);
+    double difference = 0, size = 0;
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t t = 0; t < g->n_vocab; t++) {
+            double w = want[(size_t)i * (size_t)g->n_vocab + (size_t)t];
+            double d = got[(size_t)positions[i] * (size_t)g->n_vocab + (size_t)t] - w;
+            difference += d * d;
+            size += w * w;
+        }
+    return sqrt(difference / size);
+}
+
+static void test_rounded_keys_and_values_stay_near_the_reference(void **state)
+{
+    (void)state;
+    static const struct {
+        enum krn_type type;
+        double least, most;
+    } cases[] = {{KRN_F32, 0, 1e-5}, {KRN_BF16, 1e-5, 1e-2}, {KRN_Q8, 1e-5, 3e-2}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (int m = 0; m < N_MODELS; m++) {
+            struct golden g;
+            struct rig r;
+            golden_open(&g, models[m]);
+            rig_open_kv(&r, models[m], "auto", "auto", ~0u, cases[c].type);
+            double d = distance_from_golden(&r, &g);
+            if (!(d >= cases[c].least && d <= cases[c].most))
+                fail_msg("%s with %s keys and values: %g", models[m], krn_type_name(cases[c].type), d);
+            rig_close(&r);
+            golden_close(&g);
+        }
+}
+
 // ---- exact properties -----------------------------------------------------------------------------------------------
 
 static void check_pieces(struct rig *r, const struct golden *g)
@@ -99,7 +139,7 @@ static void check_pieces(struct rig *r, const struct golden *g)
 static void test_a_prompt_in_pieces_is_the_whole_prompt(void **state)
 {
     (void)state;
-    on_every_version(check_pieces);
+    on_every_kv_type(check_pieces);
 }
 
 static void check_neighbours(struct rig *r, const struct golden *g)
@@ -146,7 +186,7 @@ static void check_neighbours(struct rig *r, const struct golden *g)
 static void test_a_row_does_not_depend_on_its_neighbours(void **state)
 {
     (void)state;
-    on_every_version(check_neighbours);
+    on_every_kv_type(check_neighbours);
 }
 
 static void check_scratch(struct rig *r, const struct golden *g)
@@ -163,7 +203,7 @@ static void check_scratch(struct rig *r, const struct golden *g)
 static void test_a_block_pass_leaves_no_trace(void **state)
 {
     (void)state;
-    on_every_version(check_scratch);
+    on_every_kv_type(check_scratch);
 }
 
 // In chunks of the logits buffer, every choice is what it is in one.
@@ -258,6 +298,8 @@ static void test_what_the_model_says_of_itself(void **state)
     const struct eng_config *c = &r.weights->config;
     assert_int_equal(eng_forward_page_bytes(r.backend, r.weights, 16, KRN_N_TYPES),
                      (int64_t)2 * c->n_layers * c->n_kv_heads * c->head_dim * 16 * 4);
+    assert_int_equal(eng_forward_page_bytes(r.backend, r.weights, 16, KRN_Q8),
+                     (int64_t)2 * c->n_layers * c->n_kv_heads * (c->head_dim + 4) * 16);
     rig_close(&r);
     rig_open(&r, "three_heads", "auto", "auto", ~0u);
     assert_true(r.model.has_adapter && !r.model.block_adapter);
@@ -303,6 +345,7 @@ int main(void)
         cmocka_unit_test(test_logits_are_the_reference),
         cmocka_unit_test(test_widened_weights_give_the_reference_too),
         cmocka_unit_test(test_rounded_weights_stay_near),
+        cmocka_unit_test(test_rounded_keys_and_values_stay_near_the_reference),
         cmocka_unit_test(test_a_prompt_in_pieces_is_the_whole_prompt),
         cmocka_unit_test(test_a_row_does_not_depend_on_its_neighbours),
         cmocka_unit_test(test_a_block_pass_leaves_no_trace),

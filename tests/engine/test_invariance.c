@@ -13,17 +13,19 @@
 #include <cmocka.h>
 
 #include "client.h"
-#include "model/config.h"
 
 enum { N_PROMPTS = 200, MAX_PROMPT = 56 };
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { N_ALONE = 12 }; // one at a time takes longest
+static int n_alone = 12; // one at a time takes longest
 #else
-enum { N_ALONE = N_PROMPTS };
+static int n_alone = N_PROMPTS;
 #endif
 
 static const float temperatures[] = {0, 0.7f, 1.3f};
 enum { N_TEMPERATURES = 3 };
+
+// Of keys and values. Text of one type is compared with text of the same.
+static const char *kv_type = "auto";
 
 static const char model_dir[] = TRIMODE_SOURCE_DIR "/config/models/nano";
 static struct answer truth[N_TEMPERATURES][N_PROMPTS]; // AR, in company
@@ -59,6 +61,7 @@ static void open_engine_with(struct client *c, struct setting s, bool prefix_cac
     o.max_step_rows = s.max_step_rows;
     o.page_size = s.page_size;
     o.kv_memory = 128 << 20;
+    o.kv_type = kv_type;
     o.cpu_mask = s.cpu_mask;
     o.prefix_cache = prefix_cache;
     if (client_open_dir(c, o, err, sizeof err))
@@ -152,7 +155,7 @@ static void test_ar_alone_is_ar_in_company(void **state)
     struct client c;
     open_engine(&c, alone);
     for (int t = 0; t < N_TEMPERATURES; t++)
-        for (int i = 0; i < N_ALONE; i++) {
+        for (int i = 0; i < n_alone; i++) {
             struct answer a;
             submit(&c, &a, alone, i, t);
             client_wait(&c);
@@ -190,7 +193,7 @@ static void test_self_speculation_alone_is_ar(void **state)
             struct client c;
             open_engine(&c, s);
             for (int t = 0; t < N_TEMPERATURES; t++)
-                for (int i = 0; i < N_ALONE; i++) {
+                for (int i = 0; i < n_alone; i++) {
                     struct answer a;
                     submit(&c, &a, s, i, t);
                     client_wait(&c);
@@ -244,17 +247,18 @@ static void test_preemption_does_not_change_text(void **state)
     enum { N = 48 };
     struct client c;
     char err[300] = "";
-    struct eng_config shape = {0};
     struct eng_options o = eng_options_default();
     static struct answer got[N];
-    assert_int_equal(eng_config_load(model_dir, &shape, err, sizeof err), 0);
+    open_engine(&c, ar);
+    int64_t page_bytes = (int64_t)4 * eng_info(c.engine)->kv_token_bytes;
+    client_close(&c);
     o.model_dir = model_dir;
     o.threads = 2;
     o.page_size = 4;
     o.max_sequences = 16;
     o.max_context = 96;
-    int64_t page_floats = (int64_t)2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * o.page_size;
-    o.kv_memory = 40 * page_floats * (int64_t)sizeof(float);
+    o.kv_memory = 40 * page_bytes;
+    o.kv_type = kv_type;
     if (client_open_dir(&c, o, err, sizeof err))
         fail_msg("%s", err);
     assert_int_equal(eng_info(c.engine)->n_pages, 40);
@@ -333,6 +337,11 @@ static void test_a_second_turn_from_the_cache_is_the_text_without_it(void **stat
 
 int main(void)
 {
+    const char *type = getenv("TRIMODE_TEST_KV_TYPE");
+    if (type) {
+        kv_type = type;
+        n_alone = n_alone < 40 ? n_alone : 40;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ar_alone_is_ar_in_company), // first: it makes the truth
         cmocka_unit_test(test_ar_does_not_depend_on_how_prompts_are_cut),

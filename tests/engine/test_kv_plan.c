@@ -141,9 +141,10 @@ static void test_types(void **state)
     struct eng_options o = options();
     o.kv_memory = (int64_t)5000 * PAGE;
     o.kv_type = "f32";
-    refuse(&o, ENG_ENOTSUP, "the fake backend has no keys and values of type f32 for this model");
+    refuse(&o, ENG_ENOTSUP,
+           "the fake backend has no keys and values of type f32 for this model (it has bf16, fp8, q8)");
     o.kv_type = "q4";
-    refuse(&o, ENG_EINVAL, "kv_type is \"q4\", expected auto, f32, bf16 or fp8");
+    refuse(&o, ENG_EINVAL, "kv_type is \"q4\", expected auto, f32, bf16, fp8 or q8");
     o.kv_type = "bf16";
     expect(&o, 4 * 64, 1024);
 }

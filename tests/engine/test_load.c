@@ -49,8 +49,10 @@ static void test_bad_options_are_named(void **state)
     REFUSE(ENG_EINVAL, "tensor_parallel must be 1, 2, 4 or 8, not 3", o.tensor_parallel = 3);
     REFUSE(ENG_ENOTSUP, "tensor_parallel 2 needs the cuda backend, which cannot be had: ", o.tensor_parallel = 2);
     REFUSE(ENG_ENOTSUP, "the cpu backend does not take bf16 weights as q4", o.weights = "q4");
-    REFUSE(ENG_EINVAL, "kv_type is \"int8\", expected auto, f32, bf16 or fp8", o.kv_type = "int8");
-    REFUSE(ENG_ENOTSUP, "the cpu backend has no keys and values of type fp8", o.kv_type = "fp8");
+    REFUSE(ENG_EINVAL, "weights is \"q8\", expected auto, f32, bf16, fp8 or q4", o.weights = "q8");
+    REFUSE(ENG_EINVAL, "kv_type is \"int8\", expected auto, f32, bf16, fp8 or q8", o.kv_type = "int8");
+    REFUSE(ENG_ENOTSUP, "the cpu backend has no keys and values of type fp8 for this model (it has f32, bf16, q8)",
+           o.kv_type = "fp8");
     REFUSE(ENG_EINVAL, "threads must be at least 0, not -1", o.threads = -1);
     REFUSE(ENG_EINVAL, "max_step_rows must be between 64 and 1048576, not 63", o.max_step_rows = 63);
     REFUSE(ENG_EINVAL, "page_size must be between 1 and 256, not 0", o.page_size = 0);
@@ -105,6 +107,29 @@ static void test_the_memory_table_says_where_memory_went(void **state)
     eng_close(e);
 }
 
+static void test_smaller_keys_and_values_are_more_pages(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *option, *type;
+        int32_t vector_bytes; // of 16 elements
+    } cases[] = {{"auto", "f32", 64}, {"f32", "f32", 64}, {"bf16", "bf16", 32}, {"q8", "q8", 20}};
+    struct eng_options o = options();
+    o.kv_memory = 20000;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct eng_engine *e;
+        o.kv_type = cases[i].option;
+        assert_int_equal(eng_open(&o, &e, NULL, 0), 0);
+        const struct eng_info *info = eng_info(e);
+        int32_t token = 2 * 2 * 2 * cases[i].vector_bytes; // k and v, 2 layers, 2 kv heads
+        assert_string_equal(info->kv_type, cases[i].type);
+        assert_int_equal(info->kv_token_bytes, token);
+        assert_int_equal(info->n_pages, 20000 / (16 * token));
+        assert_int_equal(bytes_of(&info->memory, "kv"), (int64_t)info->n_pages * 16 * token);
+        eng_close(e);
+    }
+}
+
 // This test runs where there is no GPU, or no module: then "auto" is the CPU and says why; "cpu" was asked for.
 static void test_auto_says_why_it_is_the_cpu(void **state)
 {
@@ -156,6 +181,7 @@ int main(void)
         cmocka_unit_test(test_bad_options_are_named),
         cmocka_unit_test(test_memory_bounds_pages_and_context),
         cmocka_unit_test(test_the_memory_table_says_where_memory_went),
+        cmocka_unit_test(test_smaller_keys_and_values_are_more_pages),
         cmocka_unit_test(test_auto_says_why_it_is_the_cpu),
         cmocka_unit_test(test_text_functions),
     };

@@ -133,7 +133,7 @@ static void test_ranges(void **state)
     refuse("--backend", "", "auto|cpu|cuda");
     refuse("--backend", "auto|cpu", "auto|cpu|cuda");
     refuse("--weights", "q8", "auto|f32|bf16|fp8|q4");
-    refuse("--kv-type", "q4", "auto|f32|bf16|fp8");
+    refuse("--kv-type", "q4", "auto|f32|bf16|fp8|q8");
     refuse("--tensor-parallel", "0", "an integer from 1 to 8");
     refuse("--tensor-parallel", "3", "tensor_parallel: '3' cannot divide a model evenly; allowed: 1, 2, 4 or 8");
     refuse("--device", "-1", "an integer from 0 to 63");
