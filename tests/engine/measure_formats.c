@@ -1,11 +1,14 @@
 // What a format of the weights and of the KV store costs in quality: the bundled model reads held-out conversations
 // (prompt and answer), and each answer token's prediction is compared with the CPU's in f32.
 //
-//   measure_formats [--backend cpu|cuda] [--prompts N] [--model DIR] [WEIGHTS/KV ...]      e.g. bf16/bf16 fp8/bf16
-//   q4/fp8
+//   measure_formats [--backend cpu|cuda] [--prompts N] [--context N] [--model DIR] [WEIGHTS/KV ...]
+//                                                                                  e.g. bf16/q8 fp8/bf16
+//
+// --context: so many tokens of other conversations stand before each one, where the model is far less sure.
 //
 // Prints, over the answers' tokens: perplexity, the share of positions whose most probable token is the one of f32, and
-// the largest and the mean difference of a logit. The cuda backend comes from its module (TRIMODE_CUDA_MODULE).
+// the largest and the mean difference of a logit; and what weights and a token's keys and values take. The cuda backend
+// comes from its module (TRIMODE_CUDA_MODULE).
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +21,7 @@
 #include "text/chat.h"
 #include "text/tokenizer.h"
 
-enum { MAX_TOKENS = 192, PAGE_SIZE = 16, MAX_TEXTS = 400 };
+enum { MAX_CONVERSATION = 192, MAX_TOKENS = 2048, PAGE_SIZE = 16, MAX_TEXTS = 400 };
 
 struct text {
     int32_t ids[MAX_TOKENS], n, n_prompt;
@@ -47,7 +50,7 @@ static bool render(const struct eng_tokenizer *t, const struct eng_chat *chat, c
     size_t n_prompt = 0, n_reply = 0;
     bool fits = eng_chat_render(chat, messages, NULL, true, false, NULL, &prompt, &n_prompt, err, sizeof err) == 0 &&
                 eng_tokenizer_encode(t, answer, strlen(answer), 0, &reply, &n_reply) == 0 &&
-                n_prompt + n_reply <= MAX_TOKENS && n_reply > 0;
+                n_prompt + n_reply <= MAX_CONVERSATION && n_reply > 0;
     if (fits) {
         memcpy(ret->ids, prompt, n_prompt * sizeof *prompt);
         memcpy(ret->ids + n_prompt, reply, n_reply * sizeof *reply);
@@ -82,6 +85,27 @@ static void read_texts(const char *dir, int most)
     fclose(f);
     eng_chat_free(chat);
     eng_tokenizer_free(t);
+}
+
+// Puts whole conversations before each, the ones after it in turn, as many as fit into `context` tokens.
+static void add_context(int32_t context)
+{
+    static struct text alone[MAX_TEXTS];
+    memcpy(alone, texts, sizeof alone);
+    for (int i = 0; i < n_texts; i++) {
+        struct text *t = &texts[i];
+        int32_t before = 0;
+        for (int k = 1; k <= n_texts; k++) {
+            const struct text *other = &alone[(i + k) % n_texts];
+            if (before + other->n > context || before + other->n + alone[i].n > MAX_TOKENS)
+                break;
+            memcpy(t->ids + before, other->ids, (size_t)other->n * sizeof *t->ids);
+            before += other->n;
+        }
+        memcpy(t->ids + before, alone[i].ids, (size_t)alone[i].n * sizeof *t->ids);
+        t->n = before + alone[i].n;
+        t->n_prompt = before + alone[i].n_prompt;
+    }
 }
 
 // ---- a model --------------------------------------------------------------------------------------------------------
@@ -189,6 +213,17 @@ static enum krn_type kv_type_of(const char *name)
     return KRN_N_TYPES;
 }
 
+static void print_row(const struct rig *r, const char *backend, const char *weights, const char *kv,
+                      const struct score *s)
+{
+    int64_t page = eng_forward_page_bytes(r->backend, r->weights, PAGE_SIZE, kv_type_of(kv));
+    printf("| %-5s| %-8s| %-5s| %11.2f %% | %10.5f | %9.4f | %9.5f | %8.2f MiB | %6lld |\n", backend, weights, kv,
+           100.0 * (double)s->agree / (double)s->tokens, exp(s->loss / (double)s->tokens), s->largest,
+           s->difference / (double)s->values, (double)r->weights->resident_bytes / 1048576,
+           (long long)(page / PAGE_SIZE));
+    fflush(stdout);
+}
+
 static void measure(const char *dir, const char *backend, const char *format, float *const *expected)
 {
     char weights[16] = "", kv[16] = "";
@@ -197,15 +232,12 @@ static void measure(const char *dir, const char *backend, const char *format, fl
     struct rig r = {0};
     struct score s = {0};
     rig_open(&r, dir, backend, weights, kv_type_of(kv));
-    float *logits = calloc((size_t)MAX_TOKENS * (size_t)r.model.n_vocab, sizeof *logits);
+    float *logits = calloc((size_t)MAX_CONVERSATION * (size_t)r.model.n_vocab, sizeof *logits);
     for (int i = 0; logits && i < n_texts; i++) {
         predict(&r, &texts[i], logits);
         compare(&r, &texts[i], logits, expected[i], &s);
     }
-    printf("| %-5s| %-8s| %-5s| %11.2f %% | %10.5f | %9.4f | %9.5f | %8.2f MiB |\n", backend, weights, kv,
-           100.0 * (double)s.agree / (double)s.tokens, exp(s.loss / (double)s.tokens), s.largest,
-           s.difference / (double)s.values, (double)r.weights->resident_bytes / 1048576);
-    fflush(stdout);
+    print_row(&r, backend, weights, kv, &s);
     free(logits);
     rig_close(&r);
 }
@@ -213,39 +245,42 @@ static void measure(const char *dir, const char *backend, const char *format, fl
 int main(int argc, char **argv)
 {
     const char *dir = TRIMODE_SOURCE_DIR "/config/models/nano", *backend = "cuda";
-    const char *all[] = {"bf16/bf16", "bf16/fp8", "fp8/bf16", "fp8/fp8", "q4/bf16", "q4/fp8"}, **formats = all;
-    int most = 100, n_formats = (int)(sizeof all / sizeof *all);
-    int i = 1;
+    const char *of_cuda[] = {"bf16/bf16", "bf16/fp8", "fp8/bf16", "fp8/fp8", "q4/bf16", "q4/fp8"};
+    const char *of_cpu[] = {"bf16/f32", "bf16/bf16", "bf16/q8"};
+    int32_t context = 0;
+    int most = 100, i = 1;
     for (; i + 1 < argc && argv[i][0] == '-'; i += 2) {
         if (strcmp(argv[i], "--backend") == 0)
             backend = argv[i + 1];
         else if (strcmp(argv[i], "--prompts") == 0)
             most = atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--context") == 0)
+            context = (int32_t)atoi(argv[i + 1]);
         else if (strcmp(argv[i], "--model") == 0)
             dir = argv[i + 1];
     }
-    if (i < argc) {
-        formats = (const char **)argv + i;
-        n_formats = argc - i;
-    }
+    bool cpu = strcmp(backend, "cpu") == 0;
+    const char **formats = i < argc ? (const char **)argv + i : cpu ? of_cpu : of_cuda;
+    int n_formats = i < argc ? argc - i : (int)(cpu ? sizeof of_cpu : sizeof of_cuda) / (int)sizeof *of_cpu;
     read_texts(dir, most < 1 ? 1 : most > MAX_TEXTS ? MAX_TEXTS : most);
+    add_context(context);
 
     static float *expected[MAX_TEXTS];
     struct rig r = {0};
     struct score self = {0};
     rig_open(&r, dir, "cpu", "f32", KRN_F32);
     for (int t = 0; t < n_texts; t++) {
-        expected[t] = calloc((size_t)MAX_TOKENS * (size_t)r.model.n_vocab, sizeof(float));
+        expected[t] = calloc((size_t)MAX_CONVERSATION * (size_t)r.model.n_vocab, sizeof(float));
         if (!expected[t])
             die("memory");
         predict(&r, &texts[t], expected[t]);
         compare(&r, &texts[t], expected[t], expected[t], &self);
     }
     printf("%d held-out conversations, %ld answer tokens\n\n", n_texts, self.tokens);
-    printf("| where | weights | KV   | top-1 as f32  | perplexity | max diff  | mean diff | weights     |\n"
-           "| --- | --- | --- | --- | --- | --- | --- | --- |\n");
-    printf("| %-5s| %-8s| %-5s| %11.2f %% | %10.5f | %9.4f | %9.5f | %8.2f MiB |\n", "cpu", "f32", "f32", 100.0,
-           exp(self.loss / (double)self.tokens), 0.0, 0.0, (double)r.weights->resident_bytes / 1048576);
+    printf("| where | weights | KV   | top-1 as f32  | perplexity | max diff  | mean diff | weights     | KV bytes a "
+           "token |\n"
+           "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    print_row(&r, "cpu", "f32", "f32", &self);
     rig_close(&r);
     for (int f = 0; f < n_formats; f++)
         measure(dir, backend, formats[f], expected);
