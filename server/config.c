@@ -56,8 +56,8 @@ static bool set_number(const struct srv_option *o, void *at, const char *value)
 static bool set_word(const struct srv_option *o, void *at, const char *value)
 {
     static const char *const words[] = {
-        "auto",   "cpu",  "cuda", "f32",  "bf16", "fp8",   "q4",   "ar",   "diffusion", "self_speculation",
-        "native", "vllm", "both", "text", "json", "debug", "info", "warn", "error",     "off",  "q8"};
+        "auto",   "cpu",  "cuda", "f32",  "bf16", "fp8",   "q4",   "q8",   "ar",    "diffusion", "self_speculation",
+        "native", "vllm", "both", "text", "json", "debug", "info", "warn", "error", "off"};
     size_t n = strlen(value);
     for (const char *p = o->words; n; p++) {
         size_t len = strcspn(p, "|");

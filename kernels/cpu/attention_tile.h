@@ -256,6 +256,12 @@ V_INLINE void value_rows(struct queries *qs, int first, const int n, const struc
         value_tiles(qs, first, n, values, begin, end, KRN_F32);
 }
 
+// A function of its own, because it is called from two places and would be there twice.
+static void value_row(struct queries *qs, int i, const struct vectors *values, int begin, int end, enum krn_type type)
+{
+    value_rows(qs, i, 1, values, begin, end, type);
+}
+
 // How many positions of a chunk a query sees.
 static int visible(const struct queries *qs, int i, int32_t start, int n)
 {
@@ -270,10 +276,10 @@ static void value_chunk(struct queries *qs, int first, const struct vectors *val
         int common = visible(qs, i, start, n); // the first of them sees least
         value_rows(qs, i, TILE_QUERIES, values, 0, common, type);
         for (int j = i; j < i + TILE_QUERIES; j++)
-            value_rows(qs, j, 1, values, common, visible(qs, j, start, n), type);
+            value_row(qs, j, values, common, visible(qs, j, start, n), type);
     }
     for (; i < qs->n; i++)
-        value_rows(qs, i, 1, values, 0, visible(qs, i, start, n), type);
+        value_row(qs, i, values, 0, visible(qs, i, start, n), type);
 }
 
 static void gather_queries(const struct krn_attention_task *task, const struct krn_attention_unit *unit,

@@ -5,7 +5,8 @@
 //
 // A stored vector depends on that vector alone, so it is the same whichever pass, draft or verification wrote it.
 // One version for all: every step is a single IEEE operation, and the compiler's vectors are fast enough beside the
-// products of the same rows.
+// products of the same rows (`checkkern --bench`: q8 0.9 ns an element, which is 0.35 ms of the bundled model's 14 ms
+// for 256 rows on one thread).
 #include "ops.h"
 #include "quant.h"
 

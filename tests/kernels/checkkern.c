@@ -479,6 +479,25 @@ static void bench_attention(const struct version *version, int threads, enum krn
     bench.backend->close(bench.backend->ctx);
 }
 
+static void bench_kv_write_once(void *arg)
+{
+    struct attention_case *c = arg;
+    struct krn_segment all = {.rows = c->positions, .pages = c->store.pages};
+    krn_kv_write_ref(&c->store.kv, 1, c->k, c->v, &all);
+}
+
+// One layer's keys and values of 256 rows, 2 kv heads; on one thread, as in a pass. Bytes: read and written.
+static void bench_kv_write(enum krn_type type, int32_t head_dim, const struct machine_limit *limit)
+{
+    enum { ROWS = 256 };
+    char what[64];
+    struct attention_case c = attention_case_open(type, 1, head_dim, 1, ROWS, 16);
+    snprintf(what, sizeof what, "kv_write %s dim %d, %d rows", krn_type_name(type), head_dim, ROWS);
+    double read = 2.0 * 2 * ROWS * head_dim * 4, written = 2.0 * (double)krn_matrix_bytes(type, 2 * ROWS, head_dim);
+    print_bench("ref", what, time_it(bench_kv_write_once, &c), read + written, 0, limit);
+    attention_case_close(&c);
+}
+
 #include "checkkern_widened.h"
 
 static void run_bench(int threads)
@@ -486,6 +505,8 @@ static void run_bench(int threads)
     struct machine_limit limit = machine_limit_measure(threads);
     printf("limit: %d thread%s, read %.1f GB/s, multiply-add %.0f GFLOP/s (f32, the widest vectors here)\n", threads,
            threads == 1 ? "" : "s", limit.gb_per_s, limit.gflop_per_s);
+    for (int t = 0; t < KV_TYPES; t++)
+        bench_kv_write(kv_types[t], 64, &limit);
     for (int v = 0; v < n_versions; v++) {
         bench_linear(&versions[v], threads, 4096, 4096, versions[v].mask ? 6 : 2, &limit);
         bench_linear(&versions[v], threads, 704, 256, 1, &limit);
