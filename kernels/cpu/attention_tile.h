@@ -276,7 +276,8 @@ static void value_chunk(struct queries *qs, int first, const struct vectors *val
         int common = visible(qs, i, start, n); // the first of them sees least
         value_rows(qs, i, TILE_QUERIES, values, 0, common, type);
         for (int j = i; j < i + TILE_QUERIES; j++)
-            value_row(qs, j, values, common, visible(qs, j, start, n), type);
+            if (visible(qs, j, start, n) > common) // seldom
+                value_row(qs, j, values, common, visible(qs, j, start, n), type);
     }
     for (; i < qs->n; i++)
         value_row(qs, i, values, 0, visible(qs, i, start, n), type);
