@@ -49,6 +49,14 @@ static struct {
 
 // ---- engines --------------------------------------------------------------------------------------------------------
 
+// A key or a value of one head at one position.
+static int64_t vector_bytes(const char *kv_type)
+{
+    if (!strcmp(kv_type, "q8"))
+        return shape.head_dim + 4;
+    return (strcmp(kv_type, "bf16") ? 4 : 2) * shape.head_dim;
+}
+
 static void open_real(struct client *c, const struct workload *w, struct eng_options o, int32_t n_pages)
 {
     char err[300] = "";
@@ -56,9 +64,7 @@ static void open_real(struct client *c, const struct workload *w, struct eng_opt
     o.backend = "cpu";
     o.cold = true;
     o.max_context = w->max_context;
-    o.kv_type = "f32";
-    o.kv_memory = (int64_t)n_pages * o.page_size * 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim *
-                  (int64_t)sizeof(float);
+    o.kv_memory = (int64_t)n_pages * o.page_size * 2 * shape.n_layers * shape.n_kv_heads * vector_bytes(o.kv_type);
     if (client_open_dir(c, o, err, sizeof err))
         fail_msg("%s: %s", args.model, err);
     // No more than all sequences could fill.

@@ -38,8 +38,8 @@ enum {
     SELF_SPECULATION = 1 << ENG_MODE_SELF_SPECULATION,
 };
 
-static const char *const names[] = {"one", "two", "none"};
-enum { NAME_ONE, NAME_TWO, NAME_NONE };
+static const char *const names[] = {"one", "two", "none", "f32", "bf16", "q8"};
+enum { NAME_ONE, NAME_TWO, NAME_NONE, NAME_F32, NAME_BF16, NAME_Q8 };
 
 static const struct parameter of_requests[] = {
     REQUEST(INT32, mode, 70, ENG_MODE_AR, ENG_MODE_DIFFUSION, ENG_MODE_SELF_SPECULATION, ENG_MODE_SELF_SPECULATION),
@@ -80,6 +80,7 @@ static const struct parameter of_options[] = {
     OPTION(FLOAT, threshold, 50, 0.3, 0.6, 1),
     OPTION(INT32, threads, 50, 1, 2),
     OPTION(TEXT, adapter, 25, NAME_NONE),
+    OPTION(TEXT, kv_type, 100, NAME_F32, NAME_BF16, NAME_Q8),
     OPTION(BOOL, calibrate, 30, true),
 };
 
