@@ -67,8 +67,8 @@ static void end_all(struct eng_engine *e, enum eng_finish how, const char *error
 {
     while (e->sched.n_running)
         end(e, e->sched.running[e->sched.n_running - 1], how, error);
-    while (e->sched.waiting)
-        end(e, e->sched.waiting, how, error);
+    while (e->sched.tenants.head)
+        end(e, e->sched.tenants.head, how, error);
 }
 
 // ---- take -----------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ static void sweep(struct eng_engine *e, int64_t now)
         if (!end_if_over(e, r, now))
             note_deadline(e, r);
     }
-    for (struct eng_request *r = e->sched.waiting, *next; r; r = next) {
+    for (struct eng_request *r = e->sched.tenants.head, *next; r; r = next) {
         next = r->next;
         if (!end_if_over(e, r, now))
             note_deadline(e, r);
@@ -109,7 +109,7 @@ static void sweep(struct eng_engine *e, int64_t now)
 // New requests, cancels and deadlines. Sleeps while there is nothing to do. False when the engine closes.
 static bool take(struct eng_engine *e)
 {
-    bool idle = !e->sched.n_running && !e->sched.waiting && !e->flying;
+    bool idle = !e->sched.n_running && !e->sched.tenants.head && !e->flying;
     bool woken;
     struct eng_request *r = eng_queue_take(&e->queue, idle, &woken);
     e->busy = e->busy && !idle;
@@ -397,6 +397,7 @@ static void publish(struct eng_engine *e)
     st->has_cost = e->parts.info.cost.n_knots > 0;
     st->step_error_ratio = eng_cost_error_ratio(&e->cost_live);
     st->preemptions = e->sched.n_preemptions;
+    st->wasted_preempted = e->sched.lost_rows;
     // Whoever sees a finish may submit again at once, so the place is free before; and it is free before the numbers
     // are shown (see eng_stats).
     if (e->n_finished)
@@ -429,6 +430,16 @@ static struct eng_step *next_step(struct eng_engine *e)
     return step ? submit(e, step) : NULL;
 }
 
+// Builds with the option check_pages make sure after every step that no page was lost or given out twice.
+static void check_pages(const struct eng_engine *e)
+{
+#ifdef ENG_CHECK_PAGES
+    assert(eng_kv_check(&e->sched.kv));
+#else
+    (void)e;
+#endif
+}
+
 void *eng_engine_run(void *engine)
 {
     struct eng_engine *e = engine;
@@ -441,6 +452,7 @@ void *eng_engine_run(void *engine)
             else
                 e->flying = NULL;
         }
+        check_pages(e);
         publish(e);
     }
     const struct eng_model *m = &e->parts.model;

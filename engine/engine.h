@@ -48,6 +48,7 @@ struct eng_options {
     int32_t max_sequences;  // decoding at once, 1 .. 1024
     int32_t max_step_rows;  // rows of one forward pass, >= 64
     int32_t max_queue;      // waiting requests beyond max_sequences
+    double prompt_budget;   // times that prompts may stretch a pass in which others decode, 1 .. 100; 0: no such bound
     const char *cost_model; // a file of eng_cost_save; "" or NULL: none
     bool calibrate;         // without such a file: measures one while opening, for about a second
     bool cold;              // no warm-up while opening: the first pass of each size may take longer
@@ -138,6 +139,8 @@ struct eng_logit_bias {
     float bias; // -100 .. 100
 };
 
+enum { ENG_MAX_PRIORITY = 1000, ENG_MAX_TENANTS = 256 };
+
 // Pointers are borrowed during eng_request_new only (it copies). eng_params_default() gives every field its neutral
 // value.
 struct eng_params {
@@ -168,6 +171,8 @@ struct eng_params {
     bool skip_special;      // special tokens do not appear in the text
     bool stream_draft;      // events with the provisional tokens of each block
     int64_t timeout_ms;     // 0: none
+    int32_t priority;       // -1000 .. 1000, lower is earlier; a level is worth ten seconds of waiting
+    int32_t tenant;         // 0 .. 255: tenants share the machine fairly, whatever each of them sends
     const char *cache_salt; // requests share cached KV only with those of the same salt; NULL: none
     void *user;             // given back in every event
 };
@@ -313,9 +318,10 @@ struct eng_stats {
     uint64_t drafted_tokens, accepted_tokens;
     uint64_t wasted_rejected, wasted_cut; // rows: drafts rejected; rows past the end of a request
     uint64_t wasted_ahead;                // rows computed ahead for requests that had ended
+    uint64_t wasted_preempted;            // rows whose keys and values were lost when their request gave way
     uint64_t decisions[ENG_N_MODES];      // requests started in a mode
     uint64_t switches[ENG_N_MODES][ENG_N_MODES];
-    uint64_t preemptions; // of running requests, whose pages went to older ones
+    uint64_t preemptions; // of running requests, whose pages or slots went to others
     struct eng_hist rows, seconds, accepted_length, denoise_passes;
     bool has_cost;           // there is a cost model
     double step_error_ratio; // its running predicted / actual time of a forward call; 1 before the first

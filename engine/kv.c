@@ -59,6 +59,12 @@ int32_t eng_kv_pages_for(const struct eng_kv *kv, int32_t n_positions)
     return n_positions / kv->page_size + (n_positions % kv->page_size != 0);
 }
 
+int32_t eng_kv_missing(const struct eng_kv *kv, int32_t slot, int32_t n_positions)
+{
+    int32_t n = eng_kv_pages_for(kv, n_positions) - kv->slots[slot].n_pages;
+    return n > 0 ? n : 0;
+}
+
 int32_t eng_kv_available(const struct eng_kv *kv)
 {
     return kv->n_free + kv->n_cached;

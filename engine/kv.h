@@ -44,6 +44,8 @@ void eng_kv_done(struct eng_kv *kv);
 
 // Pages that n positions need.
 int32_t eng_kv_pages_for(const struct eng_kv *kv, int32_t n_positions);
+// Pages that the slot lacks for positions 0 .. n_positions - 1.
+int32_t eng_kv_missing(const struct eng_kv *kv, int32_t slot, int32_t n_positions);
 // Pages that a reservation may take: free ones and cached ones.
 int32_t eng_kv_available(const struct eng_kv *kv);
 // Makes sure that the slot has pages for positions 0 .. n_positions - 1. All or nothing: 0, or ENG_ELIMIT when too few

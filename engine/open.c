@@ -25,6 +25,7 @@ struct eng_options eng_options_default(void)
         .max_sequences = 64,
         .max_step_rows = 2048,
         .max_queue = 1024,
+        .prompt_budget = 1.6,
         .prefix_cache = true,
         .auto_rows = 64,
         .mode = ENG_MODE_AUTO,
@@ -50,6 +51,9 @@ static int check_options(const struct eng_options *o, const struct eng_info *inf
                     o->max_step_rows);
     if (o->max_queue < 0 || o->max_queue > 1 << 24)
         return fail(ENG_EINVAL, err, err_size, "max_queue must be between 0 and 16777216, not %d", o->max_queue);
+    if (o->prompt_budget != 0 && !(o->prompt_budget >= 1 && o->prompt_budget <= 100))
+        return fail(ENG_EINVAL, err, err_size, "prompt_budget must be 0 or between 1 and 100, not %g",
+                    o->prompt_budget);
     if (!is_block_length(o->block_length))
         return fail(ENG_EINVAL, err, err_size, "block_length must be 4, 8, 16, 32 or 64, not %d", o->block_length);
     if (!(o->threshold > 0 && o->threshold <= 1))
@@ -118,7 +122,7 @@ static void set_constants(struct eng_engine *e, const struct eng_options *o, con
     atomic_init(&e->failed, false);
 }
 
-enum { PIECE_ROWS = 256 }; // of a prompt in one step while others decode
+enum { PIECE_ROWS = 256 }; // of a prompt in one step while others decode and no time bounds it
 
 static int start_handovers(struct eng_engine *e, const struct eng_options *o)
 {
@@ -167,10 +171,13 @@ int eng_open_model(const struct eng_options *options, const struct eng_parts *pa
         .max_sequences = options->max_sequences,
         .max_step_rows = options->max_step_rows,
         .piece_rows = PIECE_ROWS,
+        .prompt_budget = options->prompt_budget,
         .n_pages = parts->info.n_pages,
         .page_size = parts->info.page_size,
         .max_context = parts->info.max_context,
         .prefix_cache = options->prefix_cache,
+        .cost = &e->parts.info.cost,
+        .live = &e->cost_live,
     };
     rc = eng_scheduler_init(&e->sched, &limits);
     if (!rc)
@@ -202,7 +209,7 @@ void eng_close(struct eng_engine *e)
     // What is left is in the schedule's lists; what was finished is in untaken events.
     for (int32_t i = 0; i < e->sched.n_running; i++)
         eng_request_free(e->sched.running[i]);
-    free_list(e->sched.waiting);
+    free_list(e->sched.tenants.head);
     free_list(e->queue.head);
     eng_events_done(&e->events);
     eng_queue_done(&e->queue);

@@ -170,6 +170,11 @@ static int check_all(const struct check *c, const struct eng_request_limits *l, 
         return bad(c, "top_logprobs", "top_logprobs must be between 0 and %d, not %d", KRN_TOP_MAX, p->n_top);
     if (p->timeout_ms < 0 || p->timeout_ms > INT64_MAX / 1000000 / 4)
         return bad(c, "timeout_ms", "timeout_ms must be at least 0 and reasonable, not %lld", (long long)p->timeout_ms);
+    if (p->priority < -ENG_MAX_PRIORITY || p->priority > ENG_MAX_PRIORITY)
+        return bad(c, "priority", "priority must be between %d and %d, not %d", -ENG_MAX_PRIORITY, ENG_MAX_PRIORITY,
+                   p->priority);
+    if (p->tenant < 0 || p->tenant >= ENG_MAX_TENANTS)
+        return bad(c, "tenant", "tenant must be between 0 and %d, not %d", ENG_MAX_TENANTS - 1, p->tenant);
     if (n_prompt < 1)
         return bad(c, "prompt", "the prompt must have at least one token");
     if (n_prompt > (size_t)l->max_context - 1)

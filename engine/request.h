@@ -47,8 +47,10 @@ struct eng_request {
     atomic_bool cancelled;    // written by any thread, read by the engine thread; only ever becomes true, so no lock
     struct eng_queue *queue;  // where it was submitted
     int64_t deadline_ns;      // 0: none
-    struct eng_request *next; // in the submit list or the waiting list
-    struct eng_event_block *last; // memory reserved for the finish event; NULL once used
+    struct eng_request *next; // in the submit list or among those that wait
+    struct eng_request *prev, *child, *sibling, *up; // where it waits (tenants.c)
+    int64_t turn_ns;                                 // whose turn is earlier comes first (tenants.h)
+    struct eng_event_block *last;                    // memory reserved for the finish event; NULL once used
     struct eng_seq seq;
 };
 

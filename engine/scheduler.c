@@ -1,9 +1,7 @@
-// 4 SCHEDULE  Admission, the rows of a step, and preemption.
+// 4 SCHEDULE  Admission, pages for the rows of a step, and preemption (scheduler.h has the rules).
 //
-// A step's rows go to decoding sequences first, those that went without last time leading, then to pieces of prompts.
-// When prompts found fewer than an eighth of the rows, that eighth of the next step is theirs before anyone else's, so
-// that a full house of decoders cannot keep newcomers out. When pages run out, the youngest sequence gives all of its
-// own back and is computed again later; its tokens and its mode's state stay, so its text does not change.
+// Which rows those are is budget.c's matter, who waits tenants.c's. All pages that a step needs are made sure of before
+// any of it is planned, so nobody is preempted who is in the batch already.
 //
 // Planning ahead fills the next step before the choices of the present one are known. It only ever adds what was
 // certain anyway: everyone goes on, or nobody is planned and the next step waits for the choices.
@@ -16,10 +14,16 @@
 #include "base/err.h"
 #include "sample.h"
 
+enum {
+    FRESH_RESERVE = 16,               // positions for each that runs, which a fresh request leaves free,
+    FRESH_PART = 8,                   // or this part of all pages, if that is less
+    BACK_RESERVE = ENG_MAX_BLOCK + 1, // those that a preempted one does
+    NEAR_END = 4,                     // tokens that are waited for rather than preempting for a slot
+};
+
 int eng_scheduler_init(struct eng_scheduler *s, const struct eng_scheduler_limits *limits)
 {
     *s = (struct eng_scheduler){.limits = *limits};
-    s->waiting_tail = &s->waiting;
     if (limits->max_step_rows < ENG_MAX_BLOCK || limits->piece_rows < 1 || limits->page_size < 1 ||
         (int64_t)limits->max_context > (int64_t)limits->n_pages * limits->page_size)
         return ENG_EINVAL;
@@ -32,6 +36,8 @@ int eng_scheduler_init(struct eng_scheduler *s, const struct eng_scheduler_limit
         s->steps[i].planned = calloc((size_t)n, sizeof(struct eng_request *));
         rc = rc || s->steps[i].planned ? rc : ENG_ENOMEM;
     }
+    rc = rc ? rc : eng_tenants_init(&s->tenants, n);
+    rc = rc ? rc : eng_budget_init(&s->budget, n);
     if (rc) {
         eng_scheduler_done(s);
         return rc;
@@ -43,6 +49,11 @@ int eng_scheduler_init(struct eng_scheduler *s, const struct eng_scheduler_limit
         eng_scheduler_done(s);
         return ENG_ENOMEM;
     }
+    s->budget.max_rows = limits->max_step_rows;
+    s->budget.piece_rows = limits->piece_rows;
+    s->budget.stretch = limits->prompt_budget;
+    s->budget.cost = limits->cost;
+    s->budget.live = limits->live;
     for (int32_t i = 0; i < n; i++)
         s->free_slots[s->n_free_slots++] = n - 1 - i;
     return 0;
@@ -55,6 +66,8 @@ void eng_scheduler_done(struct eng_scheduler *s)
         eng_batch_done(&s->steps[i].batch);
         free(s->steps[i].planned);
     }
+    eng_tenants_done(&s->tenants);
+    eng_budget_done(&s->budget);
     free(s->running);
     free(s->free_slots);
     free(s->parts);
@@ -65,31 +78,7 @@ void eng_scheduler_done(struct eng_scheduler *s)
 
 void eng_scheduler_add(struct eng_scheduler *s, struct eng_request *r)
 {
-    r->next = NULL;
-    *s->waiting_tail = r;
-    s->waiting_tail = &r->next;
-    s->n_waiting++;
-}
-
-static void add_in_front(struct eng_scheduler *s, struct eng_request *r)
-{
-    r->next = s->waiting;
-    s->waiting = r;
-    if (!r->next)
-        s->waiting_tail = &r->next;
-    s->n_waiting++;
-}
-
-static void unlink_waiting(struct eng_scheduler *s, struct eng_request *r)
-{
-    struct eng_request **at = &s->waiting;
-    while (*at != r)
-        at = &(*at)->next;
-    *at = r->next;
-    if (!*at)
-        s->waiting_tail = at;
-    r->next = NULL;
-    s->n_waiting--;
+    eng_tenants_add(&s->tenants, r);
 }
 
 static void leave_running(struct eng_scheduler *s, struct eng_request *r)
@@ -101,6 +90,7 @@ static void leave_running(struct eng_scheduler *s, struct eng_request *r)
     memmove(&s->running[i], &s->running[i + 1], (size_t)(s->n_running - i) * sizeof(struct eng_request *));
     eng_kv_release(&s->kv, r->seq.slot);
     s->free_slots[s->n_free_slots++] = r->seq.slot;
+    eng_tenants_stopped(&s->tenants, r);
 }
 
 static void leave_steps(struct eng_scheduler *s, const struct eng_request *r)
@@ -115,19 +105,64 @@ void eng_scheduler_remove(struct eng_scheduler *s, struct eng_request *r)
 {
     leave_steps(s, r);
     if (r->seq.slot < 0) {
-        unlink_waiting(s, r);
+        s->lost_rows += (uint64_t)r->seq.n_lost;
+        eng_tenants_remove(&s->tenants, r);
         return;
     }
     leave_running(s, r);
     r->seq.slot = -1;
 }
 
+// ---- preemption -----------------------------------------------------------------------------------------------------
+
 static void preempt(struct eng_scheduler *s, struct eng_request *r)
 {
     leave_running(s, r);
     eng_seq_preempt(&r->seq);
-    add_in_front(s, r);
+    eng_tenants_add(&s->tenants, r);
     s->n_preemptions++;
+}
+
+// Who never gives way.
+static const struct eng_request *first_of_all(const struct eng_scheduler *s)
+{
+    const struct eng_request *first = s->running[0];
+    for (int32_t i = 1; i < s->n_running; i++)
+        if (eng_tenants_before(s->running[i], first))
+            first = s->running[i];
+    return first;
+}
+
+// a gives way rather than b.
+static bool sooner(const struct eng_scheduler *s, const struct eng_request *a, const struct eng_request *b)
+{
+    if (a->params.priority != b->params.priority)
+        return a->params.priority > b->params.priority;
+    int32_t pages = eng_tenants_of(&s->tenants, a)->n_pages - eng_tenants_of(&s->tenants, b)->n_pages;
+    return pages ? pages > 0 : a->seq.age > b->seq.age;
+}
+
+// Who gives way, of those of `tenant` or of all (NULL); NULL where that is nobody but the first.
+static struct eng_request *victim_of(struct eng_scheduler *s, const struct eng_tenant *tenant)
+{
+    const struct eng_request *first = first_of_all(s);
+    struct eng_request *victim = NULL;
+    for (int32_t i = 0; i < s->n_running; i++)
+        eng_tenants_of(&s->tenants, s->running[i])->n_pages = 0;
+    for (int32_t i = 0; i < s->n_running; i++)
+        eng_tenants_of(&s->tenants, s->running[i])->n_pages += s->kv.slots[s->running[i]->seq.slot].n_pages;
+    // Only what is over a share counts against a tenant.
+    int32_t share = s->kv.n_pages / s->tenants.n_active;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        struct eng_tenant *t = eng_tenants_of(&s->tenants, s->running[i]);
+        t->n_pages = t->n_pages > share ? t->n_pages : 0;
+    }
+    for (int32_t i = 0; i < s->n_running; i++) {
+        struct eng_request *r = s->running[i];
+        if (r != first && (!tenant || eng_tenants_of(&s->tenants, r) == tenant) && (!victim || sooner(s, r, victim)))
+            victim = r;
+    }
+    return victim;
 }
 
 // ---- admission ------------------------------------------------------------------------------------------------------
@@ -144,10 +179,10 @@ static bool has_pages_for(const struct eng_scheduler *s, const struct eng_reques
     int32_t block = q->block.rows > r->params.block_length ? q->block.rows : r->params.block_length;
     int32_t end = q->prefill_end < s->limits.max_context - block ? q->prefill_end + block : s->limits.max_context;
     int64_t need = eng_kv_pages_for(&s->kv, end);
-    // A preempted sequence comes back only when the others can go on for a block; otherwise it would be thrown out at
-    // once.
-    if (q->n_preempted)
-        need += (int64_t)s->n_running * (eng_kv_pages_for(&s->kv, ENG_MAX_BLOCK) + 1);
+    int64_t reserve = (int64_t)s->n_running * eng_kv_pages_for(&s->kv, q->n_preempted ? BACK_RESERVE : FRESH_RESERVE);
+    if (!q->n_preempted && reserve > s->kv.n_pages / FRESH_PART)
+        reserve = s->kv.n_pages / FRESH_PART;
+    need += reserve;
     int32_t available = eng_kv_available(&s->kv);
     if (need <= available || s->n_running == 0)
         return true;
@@ -155,9 +190,35 @@ static bool has_pages_for(const struct eng_scheduler *s, const struct eng_reques
     return need - eng_kv_match_used(&s->kv, tokens, n_cacheable(q), r->params.cache_salt) <= available;
 }
 
-static bool can_admit(const struct eng_scheduler *s)
+// Who gives a slot up for r, or NULL: nobody has more than its share, r's tenant has its own, or a slot is about to
+// come free.
+static struct eng_request *slot_for(struct eng_scheduler *s, const struct eng_request *r)
 {
-    return s->waiting && s->n_free_slots && has_pages_for(s, s->waiting);
+    int32_t share = eng_tenants_share(&s->tenants);
+    const struct eng_tenant *most = NULL;
+    if (eng_tenants_of(&s->tenants, r)->n_running >= share)
+        return NULL;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        const struct eng_tenant *t = eng_tenants_of(&s->tenants, s->running[i]);
+        const struct eng_seq *q = &s->running[i]->seq;
+        if (!eng_seq_in_prompt(q) && eng_seq_wanted(q) <= NEAR_END)
+            return NULL;
+        if (t->n_running > share && (!most || t->n_running > most->n_running))
+            most = t;
+    }
+    return most ? victim_of(s, most) : NULL;
+}
+
+// Who could start now, or NULL; *ret_victim: who has to give its slot up first, or NULL.
+static struct eng_request *who_starts(struct eng_scheduler *s, struct eng_request **ret_victim)
+{
+    struct eng_request *r = eng_tenants_next(&s->tenants);
+    *ret_victim = NULL;
+    if (!r)
+        return NULL;
+    if (!s->n_free_slots && !(*ret_victim = slot_for(s, r)))
+        return NULL;
+    return has_pages_for(s, r) ? r : NULL;
 }
 
 // Gives the sequence a slot, what the prefix cache has of it, and pages for the rest.
@@ -172,19 +233,24 @@ static void start(struct eng_scheduler *s, struct eng_request *r)
         s->prefix_queries += (uint64_t)q->prefill_end;
         s->prefix_hits += (uint64_t)q->n_kv;
     }
+    s->lost_rows += (uint64_t)(q->n_lost > q->n_kv ? q->n_lost - q->n_kv : 0);
+    q->n_lost = 0;
     // The prompt's pages are taken at once, so that two prompts cannot both count on the same ones.
     int rc = eng_kv_reserve(&s->kv, q->slot, q->prefill_end);
     assert(!rc);
     (void)rc;
     q->unserved = true;
     s->running[s->n_running++] = r;
+    eng_tenants_started(&s->tenants, r);
 }
 
 struct eng_request *eng_scheduler_admit(struct eng_scheduler *s)
 {
-    while (can_admit(s)) {
-        struct eng_request *r = s->waiting;
-        unlink_waiting(s, r);
+    struct eng_request *r, *victim;
+    while ((r = who_starts(s, &victim))) {
+        if (victim)
+            preempt(s, victim);
+        eng_tenants_take(&s->tenants, r);
         if (eng_seq_start(&r->seq))
             return r;
         start(s, r);
@@ -194,89 +260,43 @@ struct eng_request *eng_scheduler_admit(struct eng_scheduler *s)
 
 // ---- the rows of a step ---------------------------------------------------------------------------------------------
 
-// Who may take rows in one round of a step.
-enum round { STARVED_PROMPTS, WAITED_DECODERS, DECODERS, PROMPTS, N_ROUNDS };
-
-static bool in_round(const struct eng_scheduler *s, const struct eng_seq *q, enum round round)
+// KV slots that the participant's rows need.
+static int32_t end_of(const struct eng_seq *q)
 {
-    bool prompt = eng_seq_in_prompt(q);
-    switch (round) {
-    case STARVED_PROMPTS:
-        return prompt && s->prompts_waited;
-    case WAITED_DECODERS:
-        return !prompt && q->unserved;
-    case DECODERS:
-        return !prompt;
-    default:
-        return prompt;
-    }
+    int32_t end = q->n_kv + q->step_rows;
+    if (!eng_seq_in_prompt(q))
+        eng_decode_of(q->mode)->rows(q, &end);
+    return end;
 }
 
-// Chooses the step's participants (s->parts, in no particular order) and their rows (seq.step_rows).
-static int32_t choose(struct eng_scheduler *s)
+// Pages that the n participants lack.
+static int64_t missing(const struct eng_scheduler *s, int32_t n)
 {
-    int32_t max_rows = s->limits.max_step_rows, n = 0, left = max_rows, n_prompts = 0, prompt_rows = 0;
-    for (int32_t i = 0; i < s->n_running; i++) {
-        s->running[i]->seq.step_rows = 0;
-        n_prompts += eng_seq_in_prompt(&s->running[i]->seq);
-    }
-    int32_t piece = n_prompts < s->n_running ? s->limits.piece_rows : max_rows;
-    for (enum round round = STARVED_PROMPTS; round < N_ROUNDS; round++) {
-        for (int32_t i = 0; i < s->n_running && left > 0; i++) {
-            struct eng_seq *q = &s->running[i]->seq;
-            if (q->step_rows || !in_round(s, q, round))
-                continue;
-            int32_t end, rows;
-            if (eng_seq_in_prompt(q)) {
-                int32_t most = round == STARVED_PROMPTS ? left - (max_rows - max_rows / 8) : left;
-                if (most <= 0)
-                    break;
-                rows = eng_decode_prompt_rows(q, most < piece ? most : piece);
-                prompt_rows += rows;
-            } else {
-                rows = eng_decode_of(q->mode)->rows(q, &end);
-                if (rows > left)
-                    continue;
-            }
-            q->step_rows = rows;
-            left -= rows;
-            s->parts[n++] = s->running[i];
-        }
-    }
-    s->prompts_waited = n_prompts && left == 0 && prompt_rows < max_rows / 8;
-    return n;
+    int64_t pages = 0;
+    for (int32_t i = 0; i < n; i++)
+        pages += eng_kv_missing(&s->kv, s->parts[i]->seq.slot, end_of(&s->parts[i]->seq));
+    return pages;
 }
 
-static int by_age(const void *a, const void *b)
+// Makes room for the n participants' rows, at the cost of some of them if need be. Returns how many are left.
+static int32_t make_room(struct eng_scheduler *s, int32_t n)
 {
-    const struct eng_request *x = *(struct eng_request *const *)a, *y = *(struct eng_request *const *)b;
-    return x->seq.age < y->seq.age ? -1 : x->seq.age > y->seq.age;
-}
-
-static struct eng_request *youngest(const struct eng_scheduler *s)
-{
-    struct eng_request *r = s->running[0];
-    for (int32_t i = 1; i < s->n_running; i++)
-        if (s->running[i]->seq.age > r->seq.age)
-            r = s->running[i];
-    return r;
-}
-
-// Pages for the participant's rows, at the cost of younger sequences if need be. False: it was itself the youngest and
-// was preempted.
-static bool make_room(struct eng_scheduler *s, struct eng_request *r)
-{
-    int32_t end = r->seq.n_kv + r->seq.step_rows;
-    if (!eng_seq_in_prompt(&r->seq))
-        eng_decode_of(r->seq.mode)->rows(&r->seq, &end);
-    while (eng_kv_reserve(&s->kv, r->seq.slot, end)) {
-        struct eng_request *victim = youngest(s);
-        assert(s->n_running > 1); // one sequence alone always fits
+    while (missing(s, n) > eng_kv_available(&s->kv)) {
+        struct eng_request *victim = victim_of(s, NULL);
+        assert(victim); // one sequence alone always fits
+        int32_t kept = 0;
+        for (int32_t i = 0; i < n; i++)
+            if (s->parts[i] != victim)
+                s->parts[kept++] = s->parts[i];
+        n = kept;
         preempt(s, victim);
-        if (victim == r)
-            return false;
     }
-    return true;
+    for (int32_t i = 0; i < n; i++) {
+        int rc = eng_kv_reserve(&s->kv, s->parts[i]->seq.slot, end_of(&s->parts[i]->seq));
+        assert(!rc);
+        (void)rc;
+    }
+    return n;
 }
 
 // Those without rows move to the front, so that they lead the next step.
@@ -306,13 +326,12 @@ struct eng_request *eng_scheduler_fill(struct eng_scheduler *s, const struct eng
 {
     struct eng_batch *batch = &step->batch;
     eng_batch_reset(batch);
-    int32_t n = choose(s);
-    // Oldest first: whoever is preempted is younger than all that are planned already.
-    qsort(s->parts, (size_t)n, sizeof(struct eng_request *), by_age);
+    int32_t n = 0;
+    // Once more if all who were chosen gave way to someone who was not; fewer run then, and one alone always fits.
+    while (!n && s->n_running)
+        n = make_room(s, eng_budget_choose(&s->budget, &s->tenants, env, s->running, s->n_running, s->parts));
     for (int32_t i = 0; i < n; i++) {
         struct eng_request *r = s->parts[i];
-        if (r->seq.slot < 0 || !make_room(s, r))
-            continue;
         int rc = eng_seq_in_prompt(&r->seq) ? eng_decode_prompt_plan(&r->seq, env, batch, r->seq.step_rows)
                                             : eng_decode_of(r->seq.mode)->plan(&r->seq, env, batch);
         assert(rc != ENG_ELIMIT);
@@ -348,8 +367,9 @@ static bool follow(struct eng_scheduler *s, struct eng_request *r, const struct 
 bool eng_scheduler_fill_ahead(struct eng_scheduler *s, const struct eng_step *flying, struct eng_step *next)
 {
     int32_t n = 0;
+    struct eng_request *victim;
     eng_batch_reset(&next->batch);
-    bool good = !can_admit(s);
+    bool good = !who_starts(s, &victim);
     for (int32_t i = 0; good && i < flying->batch.n_segments; i++) {
         const struct eng_segment *segment = &flying->batch.segments[i];
         struct eng_request *r = flying->planned[i];

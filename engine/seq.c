@@ -113,6 +113,7 @@ void eng_seq_preempt(struct eng_seq *seq)
     // A generation without output still has to compute its whole prompt and take the first token from its last row.
     if (!eng_seq_in_prompt(seq))
         seq->prefill_end = seq->n_kv;
+    seq->n_lost = seq->n_kv;
     seq->n_kv = 0;
     seq->slot = -1;
     seq->n_preempted++;

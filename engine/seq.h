@@ -68,7 +68,7 @@ struct eng_routing {
 struct eng_seq {
     const struct eng_request *request; // parameters and prompt
     int32_t slot;                      // -1: not running
-    uint64_t age;                      // rising with submission; the youngest is preempted first
+    uint64_t age;                      // rising with submission
 
     int32_t *tokens; // [limit + 1]
     int32_t n_tokens, n_prompt;
@@ -77,6 +77,7 @@ struct eng_seq {
     int32_t n_kv, prefill_end;
     bool started;
     int32_t n_preempted;
+    int32_t n_lost; // positions that were computed before a preemption and may have to be again
 
     enum eng_mode mode; // of the present cycle; AUTO: not decided yet
     int32_t block_length;

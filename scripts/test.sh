@@ -76,10 +76,10 @@ suite e2e build/venv/bin/python tests/e2e/run.py --build build
 
 if [ "${1:-}" != quick ]; then
     step build-clang env CC=clang bash -c 'set -e; [ -f build-clang/build.ninja ] || meson setup build-clang --werror -Dcuda=disabled; ninja -C build-clang'
-    step build-asan configure build-asan --werror -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized
+    step build-asan configure build-asan --werror -Dcheck_pages=true -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized
     ASAN_OPTIONS=$asan_options suite unit-asan meson_suite build-asan -t 6
     ASAN_OPTIONS=$asan_options suite e2e-asan build/venv/bin/python tests/e2e/run.py --build build-asan
-    step build-tsan configure build-tsan --werror -Db_sanitize=thread -Db_lundef=false --buildtype=debugoptimized
+    step build-tsan configure build-tsan --werror -Dcheck_pages=true -Db_sanitize=thread -Db_lundef=false --buildtype=debugoptimized
     suite threads-tsan meson_suite build-tsan -t 10 --suite threads
 fi
 

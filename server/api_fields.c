@@ -52,6 +52,7 @@ static const struct known fields[] = {
     {"continue_final_message", CHAT, USED},
     {"chat_template_kwargs", CHAT, USED},
     {"timeout_ms", BOTH, USED},
+    {"priority", BOTH, USED},
     {"cache_salt", BOTH, USED},
     // Nothing about the text depends on these.
     {"user", BOTH, HARMLESS},
@@ -79,7 +80,6 @@ static const struct known fields[] = {
     {"web_search_options", CHAT, UNSUPPORTED},
     {"suffix", TEXT, UNSUPPORTED},
     {"best_of", BOTH, UNSUPPORTED},
-    {"priority", BOTH, UNSUPPORTED},
     {"use_beam_search", BOTH, UNSUPPORTED},
     {"length_penalty", BOTH, UNSUPPORTED},
     {"bad_words", BOTH, UNSUPPORTED},

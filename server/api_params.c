@@ -112,7 +112,7 @@ static int parse_sampling(struct srv_exchange *x, struct srv_gen *g, struct srv_
     const cJSON *b = g->body;
     struct eng_params *p = &g->params;
     double temperature = 1, top_p = 1, min_p = 0, repetition = 1, presence = 0, frequency = 0;
-    int64_t top_k = 0, min_tokens = 0, seed = 0, timeout = 0;
+    int64_t top_k = 0, min_tokens = 0, seed = 0, timeout = 0, priority = 0;
     if (srv_json_number(b, "", "temperature", 0, 2, false, &temperature, e) < 0 ||
         srv_json_number(b, "", "top_p", 0, 1, false, &top_p, e) < 0 ||
         srv_json_number(b, "", "min_p", 0, 1, false, &min_p, e) < 0 ||
@@ -122,6 +122,7 @@ static int parse_sampling(struct srv_exchange *x, struct srv_gen *g, struct srv_
         srv_json_int(b, "", "top_k", -1, INT32_MAX, &top_k, e) < 0 ||
         srv_json_int(b, "", "min_tokens", 0, INT32_MAX, &min_tokens, e) < 0 ||
         srv_json_int(b, "", "timeout_ms", 1, 86400000, &timeout, e) < 0 ||
+        srv_json_int(b, "", "priority", -ENG_MAX_PRIORITY, ENG_MAX_PRIORITY, &priority, e) < 0 ||
         srv_json_bool(b, "", "ignore_eos", &p->ignore_eos, e) < 0 ||
         srv_json_bool(b, "", "skip_special_tokens", &p->skip_special, e) < 0)
         return -1;
@@ -142,6 +143,8 @@ static int parse_sampling(struct srv_exchange *x, struct srv_gen *g, struct srv_
     p->frequency_penalty = (float)frequency;
     p->top_k = top_k > 0 ? (int32_t)top_k : 0;
     p->min_tokens = (int32_t)min_tokens;
+    p->priority = (int32_t)priority;
+    p->tenant = x->key % ENG_MAX_TENANTS; // who has the same key shares the machine's part of it
     int64_t limit = (int64_t)(x->server->config->request_timeout * 1000);
     p->timeout_ms = !timeout ? limit : limit && limit < timeout ? limit : timeout;
     return 0;

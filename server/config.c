@@ -190,6 +190,7 @@ int srv_config_default(struct srv_config *c)
         .max_sequences = e.max_sequences,
         .max_step_rows = e.max_step_rows,
         .max_queue = e.max_queue,
+        .prompt_budget = e.prompt_budget,
         .prefix_cache = e.prefix_cache,
         .max_body = 32 << 20,
         .auto_modes = e.auto_modes,
@@ -342,6 +343,7 @@ struct eng_options srv_config_engine(const struct srv_config *c, const char *dir
     o.max_sequences = (int32_t)c->max_sequences;
     o.max_step_rows = (int32_t)c->max_step_rows;
     o.max_queue = (int32_t)c->max_queue;
+    o.prompt_budget = c->prompt_budget;
     o.cost_model = c->cost_model;
     o.auto_modes = (unsigned)c->auto_modes;
     o.block_length = (int32_t)c->block_length;
@@ -368,6 +370,11 @@ int srv_config_check(const struct srv_config *c, char *err, size_t err_size)
     if (!(c->threshold > 0)) {
         snprintf(err, err_size, "threshold: '%g' would reveal tokens blindly; allowed: above 0 and at most 1",
                  c->threshold);
+        return -1;
+    }
+    if (c->prompt_budget > 0 && c->prompt_budget < 1) {
+        snprintf(err, err_size, "prompt_budget: '%g' would leave prompts no time; allowed: 0, or from 1 to 100",
+                 c->prompt_budget);
         return -1;
     }
     if (!(c->top_p > 0)) {

@@ -33,7 +33,7 @@ struct srv_config {
     int64_t block_length, cpu_mask, device, tensor_parallel, max_tokens, top_k, seed, runs, requests, prompt_tokens,
         output_tokens, vocab;
     double request_timeout, drain_timeout; // seconds
-    double threshold, temperature, top_p, limit_gbps, rate, seconds;
+    double threshold, temperature, top_p, limit_gbps, rate, seconds, prompt_budget;
     bool deterministic, prefix_cache, stats, raw, json;
     bool print_config, help; // flags only
     enum srv_origin origins[SRV_MAX_OPTIONS];

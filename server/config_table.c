@@ -47,6 +47,8 @@ const struct srv_option srv_options[] = {
     {"max_step_rows", SRV_INTEGER, AT(max_step_rows), ALL, 64, 65536, false, NULL, "rows of one forward pass"},
     {"max_queue", SRV_INTEGER, AT(max_queue), SRV_SERVE, 0, 1000000, false, NULL,
      "requests waiting beyond max_sequences"},
+    {"prompt_budget", SRV_NUMBER, AT(prompt_budget), SRV_SERVE, 0, 100, false, NULL,
+     "times that new prompts may stretch a pass in which others decode (at least 1); 0: no such bound"},
     {"request_timeout", SRV_SECONDS, AT(request_timeout), SRV_SERVE | LOAD, 0, 86400, false, NULL,
      "seconds a request may take; 0: no limit"},
     {"drain_timeout", SRV_SECONDS, AT(drain_timeout), SRV_SERVE, 0, 86400, false, NULL,

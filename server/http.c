@@ -116,8 +116,11 @@ static int check_key(struct srv_exchange *x)
     if (auth == SRV_AUTH_NONE || keys->n == 0)
         return 0;
     const char *given = header(x, "Authorization");
-    if (srv_http_keys_match(keys, given))
+    int key = srv_http_keys_find(keys, given);
+    if (key >= 0) {
+        x->key = key;
         return 0;
+    }
     x->challenge = true;
     return srv_error_status(&x->error, 401, "invalid_request_error", given ? "invalid_api_key" : NULL,
                             given ? "Incorrect API key provided."

@@ -33,6 +33,7 @@ struct srv_exchange {
     bool close;             // Connection: close on the answer
     const char *allow;      // Allow header of a 405 and of OPTIONS
     bool challenge;         // WWW-Authenticate
+    int key;                // which of the route's keys it came with; 0 where none is asked for
 
     struct srv_buf ignored;    // names for x-trimode-ignored
     struct srv_stream *stream; // once generation was submitted
@@ -58,5 +59,6 @@ enum MHD_Result srv_http_error(struct srv_exchange *x, const struct srv_error *e
 // means no keys. -1 and one sentence.
 int srv_http_keys_load(struct srv_keys *keys, const char *setting, const char *path, char *err, size_t err_size);
 void srv_http_keys_free(struct srv_keys *keys);
-// Does the Authorization header carry one of the keys? The time taken does not depend on how much of a key matches.
-bool srv_http_keys_match(const struct srv_keys *keys, const char *authorization);
+// Which of the keys the Authorization header carries, or -1. The time taken does not depend on how much of a key
+// matches.
+int srv_http_keys_find(const struct srv_keys *keys, const char *authorization);

@@ -60,21 +60,21 @@ void srv_http_keys_free(struct srv_keys *keys)
     *keys = (struct srv_keys){0};
 }
 
-bool srv_http_keys_match(const struct srv_keys *keys, const char *authorization)
+int srv_http_keys_find(const struct srv_keys *keys, const char *authorization)
 {
     if (!authorization || strncasecmp(authorization, "Bearer ", 7))
-        return false;
+        return -1;
     const char *given = authorization + 7;
     given += strspn(given, " ");
     size_t n = strlen(given);
-    unsigned matches = 0;
+    int found = -1;
     for (size_t k = 0; k < keys->n; k++) {
         const char *key = keys->keys[k];
         size_t n_key = strlen(key);
         volatile unsigned difference = n ^ n_key ? 1 : 0;
         for (size_t i = 0; i < n; i++)
             difference |= (unsigned char)given[i] ^ (unsigned char)key[i % n_key];
-        matches |= difference == 0;
+        found = difference ? found : (int)k;
     }
-    return matches != 0;
+    return found;
 }

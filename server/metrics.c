@@ -208,9 +208,10 @@ static void render_engine(const struct srv_server *s, struct srv_buf *out)
     srv_buf_printf(out,
                    "trimode_wasted_rows_total{reason=\"rejected\"} %llu\n"
                    "trimode_wasted_rows_total{reason=\"cut\"} %llu\n"
-                   "trimode_wasted_rows_total{reason=\"ahead\"} %llu\n",
+                   "trimode_wasted_rows_total{reason=\"ahead\"} %llu\n"
+                   "trimode_wasted_rows_total{reason=\"preempted\"} %llu\n",
                    (unsigned long long)st.wasted_rejected, (unsigned long long)st.wasted_cut,
-                   (unsigned long long)st.wasted_ahead);
+                   (unsigned long long)st.wasted_ahead, (unsigned long long)st.wasted_preempted);
     family(out, "mode_switches_total", "counter", "Changes of mode within a request.");
     for (int from = 1; from < ENG_N_MODES; from++)
         for (int to = 1; to < ENG_N_MODES; to++)

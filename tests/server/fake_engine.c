@@ -298,6 +298,7 @@ struct eng_options eng_options_default(void)
                                 .max_sequences = 16,
                                 .max_step_rows = 512,
                                 .max_queue = 1000,
+                                .prompt_budget = 1.6,
                                 .prefix_cache = true,
                                 .auto_modes = 1u << ENG_MODE_AR | 1u << ENG_MODE_SELF_SPECULATION,
                                 .block_length = 32,

@@ -180,7 +180,8 @@ static void test_fields_reach_the_engine(void **state)
                   "\"frequency_penalty\":2,\"stop\":[\"x\",\"y\"],\"stop_token_ids\":[3],\"logit_bias\":{\"5\":-100},"
                   "\"seed\":9223372036854775807,\"min_tokens\":2,\"ignore_eos\":true,\"skip_special_tokens\":false,"
                   "\"mode\":\"diffusion\",\"block_length\":16,\"threshold\":0.5,\"steps\":8,"
-                  "\"commit_policy\":\"leftmost\",\"lossless\":false,\"timeout_ms\":5000,\"user\":\"me\",\"tools\":[],"
+                  "\"commit_policy\":\"leftmost\",\"lossless\":false,\"timeout_ms\":5000,\"priority\":-3,\"user\":"
+                  "\"me\",\"tools\":[],"
                   "\"response_format\":{\"type\":\"text\"},\"best_of\":1}",
                   200);
     assert_string_equal(text_at(j, "choices.0.stop_reason"), "(none)");
@@ -201,6 +202,7 @@ static void test_fields_reach_the_engine(void **state)
     assert_int_equal(p.steps, 8);
     assert_int_equal(p.commit_policy, ENG_COMMIT_LEFTMOST);
     assert_int_equal(p.timeout_ms, 5000);
+    assert_int_equal(p.priority, -3);
 }
 
 static void test_refusals_name_the_field(void **state)
@@ -244,7 +246,8 @@ static void test_refusals_name_the_field(void **state)
         {"\"audio\":{\"voice\":\"x\"}", "audio", "unsupported_parameter"},
         {"\"modalities\":[\"text\",\"audio\"]", "modalities", "unsupported_parameter"},
         {"\"best_of\":2", "best_of", "unsupported_parameter"},
-        {"\"priority\":1", "priority", "unsupported_parameter"},
+        {"\"priority\":1001", "priority", "invalid_value"},
+        {"\"priority\":\"high\"", "priority", "invalid_type"},
         {"\"guided_json\":{\"type\":\"object\"}", "guided_json", "unsupported_parameter"},
         {"\"add_generation_prompt\":true,\"continue_final_message\":true", "continue_final_message", "invalid_value"},
         {"\"chat_template_kwargs\":{\"fail\":true}", "messages", "invalid_value"},

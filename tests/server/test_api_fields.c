@@ -43,7 +43,8 @@ static void test_used_and_harmless_fields_pass_in_silence(void **state)
     assert_int_equal(check("{\"model\":5,\"temperature\":\"hot\",\"stop\":{},\"mode\":null,\"lossless\":1}", true), 0);
     assert_string_equal(ignored(), "");
     assert_int_equal(check("{\"user\":\"u\",\"metadata\":{\"a\":1},\"store\":true,\"service_tier\":\"flex\","
-                           "\"safety_identifier\":\"s\",\"prompt_cache_key\":\"k\",\"cache_salt\":\"z\"}",
+                           "\"safety_identifier\":\"s\",\"prompt_cache_key\":\"k\",\"cache_salt\":\"z\","
+                           "\"priority\":3}",
                            false),
                      0);
     assert_string_equal(ignored(), "");
@@ -85,7 +86,6 @@ static void test_unsupported_fields_are_named_unless_they_ask_for_nothing(void *
         {"modalities", {"[\"text\"]", "[]"}, {"[\"audio\"]", "[\"text\",\"text\"]", "\"text\"", "[5]"}},
         {"length_penalty", {"1", "1.0"}, {"2", "-1", "\"1\""}},
         {"best_of", {"1", "0", "null"}, {"2", "1.5", "-1", "\"1\"", "[1]"}},
-        {"priority", {"0", "-0.0"}, {"1", "-1", "1e-9"}},
         {"chat_template", {"\"\""}, {"\" \"", "\"{{x}}\""}},
         {"guided_regex", {"\"\""}, {"\"a*\""}},
         {"include_stop_str_in_output", {"false"}, {"true"}},

@@ -262,6 +262,27 @@ static void test_modes_and_what_may_come_with_them(void **state)
     assert_string_equal(e.code, "unsupported_value");
 }
 
+static void test_a_priority_is_a_small_integer_and_a_key_is_a_tenant(void **state)
+{
+    (void)state;
+    for (int chat = 0; chat < 2; chat++) {
+        x.key = 0;
+        take(chat, "");
+        assert_true(g->params.priority == 0 && g->params.tenant == 0);
+        x.key = 3;
+        take(chat, "\"priority\":-1000");
+        assert_true(g->params.priority == -1000 && g->params.tenant == 3);
+        x.key = ENG_MAX_TENANTS + 5; // more keys than tenants: some share one
+        take(chat, "\"priority\":1000");
+        assert_true(g->params.priority == 1000 && g->params.tenant == 5);
+        refuse(chat, "\"priority\":1001", "priority", "not between -1000 and 1000");
+        refuse(chat, "\"priority\":-1001", "priority", "not between -1000 and 1000");
+        refuse(chat, "\"priority\":1.5", "priority", "expected an integer");
+        refuse(chat, "\"priority\":\"1\"", "priority", "expected an integer");
+    }
+    x.key = 0;
+}
+
 static void test_the_cache_salt_is_a_text_that_is_not_empty(void **state)
 {
     (void)state;
@@ -293,6 +314,7 @@ int main(void)
         T(test_biases),
         T(test_stream_options),
         T(test_modes_and_what_may_come_with_them),
+        T(test_a_priority_is_a_small_integer_and_a_key_is_a_tenant),
         T(test_the_cache_salt_is_a_text_that_is_not_empty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -94,10 +94,32 @@ static void test_the_shipped_file_is_valid_and_holds_the_defaults(void **state)
     assert_int_equal(srv_config_default(&d), 0);
     assert_int_equal(c.page_size, d.page_size);
     assert_true(c.prefix_cache && d.prefix_cache);
+    assert_true(c.prompt_budget == d.prompt_budget && d.prompt_budget == 1.6);
     assert_int_equal(c.auto_modes, d.auto_modes);
     assert_true(c.threshold == d.threshold && c.max_body == d.max_body && c.block_length == d.block_length);
     srv_config_done(&c);
     srv_config_done(&d);
+}
+
+static void test_a_prompt_budget_is_none_or_at_least_one(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *flag;
+        double value; // -1: refused
+    } cases[] = {{"0", 0}, {"1", 1}, {"2.5", 2.5}, {"100", 100}, {"0.5", -1}, {"-1", -1}, {"101", -1}, {"nan", -1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *const flags[] = {"--prompt-budget", cases[i].flag, NULL};
+        struct srv_config c;
+        int rc = read_with(&c, SRV_SERVE, NULL, flags);
+        assert_int_equal(rc, cases[i].value < 0 ? -1 : 0);
+        if (rc)
+            assert_non_null(strstr(err, "prompt"));
+        else
+            assert_true(c.prompt_budget == cases[i].value &&
+                        srv_config_engine(&c, "x").prompt_budget == c.prompt_budget);
+        srv_config_done(&c);
+    }
 }
 
 static void test_the_prefix_cache_can_be_turned_off_everywhere(void **state)
@@ -217,6 +239,7 @@ int main(void)
         cmocka_unit_test(test_flags_beat_environment_beats_file_beats_default),
         cmocka_unit_test(test_the_file_may_come_from_the_environment),
         cmocka_unit_test(test_the_shipped_file_is_valid_and_holds_the_defaults),
+        cmocka_unit_test(test_a_prompt_budget_is_none_or_at_least_one),
         cmocka_unit_test(test_the_prefix_cache_can_be_turned_off_everywhere),
         cmocka_unit_test(test_ranges),
         cmocka_unit_test(test_a_flag_without_value),
