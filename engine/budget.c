@@ -12,7 +12,7 @@ enum { PIECE = 32 }; // of one prompt, the fewest rows while several share too f
 
 int eng_budget_init(struct eng_budget *b, int32_t max_sequences)
 {
-    *b = (struct eng_budget){0};
+    *b = (struct eng_budget){.ramp = INFINITY};
     b->next = calloc((size_t)max_sequences, sizeof *b->next);
     b->want = calloc((size_t)max_sequences, sizeof *b->want);
     b->active = calloc((size_t)max_sequences, sizeof(struct eng_tenant *));
@@ -122,7 +122,7 @@ static double give_credit(struct filling *f)
 {
     struct eng_budget *b = f->b;
     if (f->n_active == 1) {
-        b->active[0]->credit = INFINITY;
+        b->active[0]->credit = b->ramp;
         return INFINITY;
     }
     int32_t lightest = 0;
@@ -136,7 +136,7 @@ static double give_credit(struct filling *f)
     b->active[0] = t;
     t->credit = INFINITY;
     for (int32_t k = 1; k < f->n_active; k++)
-        b->active[k]->credit += t->alone;
+        b->active[k]->credit += ENG_OTHERS_PART * t->alone;
     return t->alone;
 }
 
@@ -162,7 +162,7 @@ static void take_decoders(struct filling *f, struct eng_tenant *t, int32_t room,
             struct eng_cost_pass more = f->pass;
             add_decoder(f, &more, &f->running[i]->seq, b->want[i]);
             time = eng_budget_time(b, &more);
-            if (time - f->time > credit)
+            if (time - f->time > credit && f->n_parts) // the first one always fits
                 return;
             credit -= time - f->time;
             t->credit -= time - f->time;
@@ -258,14 +258,13 @@ static void choose_prompts(struct filling *f, double light)
             continue;
         int32_t rows = (f->left + n - 1) / n;
         n--;
-        double until = f->time + t->credit;
-        if (bounded && most < until)
-            until = most;
+        double credit = f->time + t->credit, until = bounded && most < credit ? most : credit;
         if (until < INFINITY)
             rows = rows_within(f, rows, furthest(f, t), until);
-        if (rows < ENG_LEAST_PROMPT_ROWS && (t->prompts_waited || (bounded && !f->prompt_rows)))
+        bool few = rows < ENG_LEAST_PROMPT_ROWS;
+        if (few && (t->prompts_waited || (bounded && !f->prompt_rows)))
             rows = f->left < ENG_LEAST_PROMPT_ROWS ? f->left : ENG_LEAST_PROMPT_ROWS;
-        t->prompts_waited = !rows;
+        t->prompts_waited = few && (!rows || until == credit);
         if (rows)
             take_prompts(f, t, rows, piece);
     }
@@ -276,16 +275,19 @@ static void choose_prompts(struct filling *f, double light)
 // Whoever was left out keeps its credit, at most one pass's if it had rows; a debt stays.
 static void settle(struct filling *f, double light)
 {
+    bool complete = true;
     for (int32_t k = 0; k < f->n_active; k++) {
         struct eng_tenant *t = f->b->active[k];
         bool all = true;
         for (int32_t i = t->first; i >= 0; i = f->b->next[i])
             all = all && f->running[i]->seq.step_rows;
-        if (t->credit == INFINITY || (all && t->credit > 0))
+        complete = complete && all;
+        if (f->n_active == 1 || t->credit == INFINITY || (all && t->credit > 0))
             t->credit = 0;
         else if (t->served && t->credit > light)
             t->credit = light;
     }
+    f->b->ramp = f->n_active == 1 && (complete || f->b->ramp == INFINITY) ? INFINITY : 2 * f->time;
 }
 
 int32_t eng_budget_choose(struct eng_budget *b, const struct eng_tenants *tenants, const struct eng_decode_env *env,

@@ -18,7 +18,7 @@ enum {
     FRESH_RESERVE = 16,               // positions for each that runs, which a fresh request leaves free,
     FRESH_PART = 8,                   // or this part of all pages, if that is less
     BACK_RESERVE = ENG_MAX_BLOCK + 1, // those that a preempted one does
-    NEAR_END = 4,                     // tokens that are waited for rather than preempting for a slot
+    NEAR_END = 1,                     // tokens that are waited for rather than preempting for a slot
 };
 
 int eng_scheduler_init(struct eng_scheduler *s, const struct eng_scheduler_limits *limits)

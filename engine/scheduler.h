@@ -6,7 +6,7 @@
 // and for everyone who runs room for 16 more positions (an eighth of all pages, if that is less), so that nobody has to
 // give way at once. max_tokens reserves nothing. Nobody overtakes it; whoever was preempted comes back only when
 // everyone who runs has room for 65 more. When no slot is free and its tenant runs less than its share of them (slots /
-// tenants), it gets the next one, and if nobody is within 4 tokens of its end, the tenant that runs the most and more
+// tenants), it gets the next one, and if nobody ends with its next token, the tenant that runs the most and more
 // than its share gives one up at once. A tenant left with less than its share cannot come of that, so this never goes
 // to and fro.
 //

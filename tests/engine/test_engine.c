@@ -50,6 +50,8 @@ static void make_job(struct job *j, uint64_t *random, enum eng_mode mode)
         p->steps = 1 + (int32_t)(test_random(random) % 8);
     else if (mode == ENG_MODE_DIFFUSION)
         p->commit_policy = test_random(random) % 2 ? ENG_COMMIT_LEFTMOST : ENG_COMMIT_CONFIDENCE;
+    p->tenant = (int32_t)(test_random(random) % 4);
+    p->priority = (int32_t)(test_random(random) % 5) - 2;
 }
 
 static void submit_job(struct client *c, struct answer *a, struct job *j)

@@ -39,6 +39,21 @@ static void test_reserve_is_all_or_nothing(void **state)
     eng_kv_done(&kv);
 }
 
+static void test_missing_pages_are_those_of_positions_beyond(void **state)
+{
+    (void)state;
+    struct eng_kv kv;
+    assert_int_equal(eng_kv_init(&kv, 10, 4, 2, 40), 0);
+    assert_int_equal(eng_kv_missing(&kv, 1, 0), 0);
+    assert_int_equal(eng_kv_missing(&kv, 1, 9), 3);
+    assert_int_equal(eng_kv_reserve(&kv, 1, 9), 0);
+    assert_int_equal(eng_kv_missing(&kv, 1, 1), 0);
+    assert_int_equal(eng_kv_missing(&kv, 1, 12), 0);
+    assert_int_equal(eng_kv_missing(&kv, 1, 13), 1);
+    assert_int_equal(eng_kv_missing(&kv, 0, 13), 4);
+    eng_kv_done(&kv);
+}
+
 static void test_rollback_keeps_committed_pages(void **state)
 {
     (void)state;
@@ -304,6 +319,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reserve_is_all_or_nothing),
+        cmocka_unit_test(test_missing_pages_are_those_of_positions_beyond),
         cmocka_unit_test(test_rollback_keeps_committed_pages),
         cmocka_unit_test(test_check_finds_a_page_owned_twice_or_lost),
         cmocka_unit_test(test_random_use_loses_nothing),
