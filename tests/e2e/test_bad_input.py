@@ -47,6 +47,7 @@ WRONG = {
     "continue_final_message": NOT_A_BOOL,
     "chat_template_kwargs": [5, "x", []],
     "timeout_ms": NOT_AN_INTEGER + [-1],
+    "priority": NOT_AN_INTEGER + [-1001, 1001],
 }
 WRONG_DIFFUSION = {
     "threshold": NOT_A_NUMBER + [0, -0.1, 1.1],
