@@ -83,7 +83,8 @@ static void collect(struct filling *f, const struct eng_tenants *tenants)
             b->active[f->n_active++] = t;
             t->first = i;
             t->n_decoders = t->n_prompts = 0;
-            t->served = false;
+            t->squeezed = t->no_room && !t->served;
+            t->served = t->no_room = false;
         } else {
             b->next[t->last] = i;
         }
@@ -118,6 +119,7 @@ static double time_alone(const struct filling *f, const struct eng_tenant *t)
 }
 
 // Gives everyone its credit for this pass, the lightest tenant, which comes first from now on, as much as it likes.
+// Only a tenant that found no room for any of its blocks comes before it.
 static double give_credit(struct filling *f)
 {
     struct eng_budget *b = f->b;
@@ -137,6 +139,12 @@ static double give_credit(struct filling *f)
     t->credit = INFINITY;
     for (int32_t k = 1; k < f->n_active; k++)
         b->active[k]->credit += ENG_OTHERS_PART * t->alone;
+    for (int32_t k = 1; k < f->n_active; k++)
+        if (b->active[k]->squeezed) {
+            b->active[0] = b->active[k];
+            b->active[k] = t;
+            break;
+        }
     return t->alone;
 }
 
@@ -156,6 +164,7 @@ static void take_decoders(struct filling *f, struct eng_tenant *t, int32_t room,
     double time = eng_budget_time(b, &all);
     bool whole = rows <= room && (credit == INFINITY || time - f->time <= credit);
     for (int32_t i = t->first; i >= 0; i = b->next[i]) {
+        t->no_room = t->no_room || b->want[i] > room;
         if (!b->want[i] || b->want[i] > room)
             continue;
         if (!whole) {
@@ -257,8 +266,9 @@ static void choose_prompts(struct filling *f, double light)
         if (!t->n_prompts)
             continue;
         int32_t rows = (f->left + n - 1) / n;
+        double credit = f->time + t->credit, share = f->time + (most - f->time) / n;
         n--;
-        double credit = f->time + t->credit, until = bounded && most < credit ? most : credit;
+        double until = bounded && share < credit ? share : credit;
         if (until < INFINITY)
             rows = rows_within(f, rows, furthest(f, t), until);
         bool few = rows < ENG_LEAST_PROMPT_ROWS;

@@ -6,7 +6,8 @@
 // other one may add ENG_OTHERS_PART of that time, so passes of n tenants take on average at most 1 + 0.6 (n - 1) times
 // as long as one of the lightest alone; that one pays for the reading of the weights, the others only for what they
 // add. What is left over, or is not enough for a block, is kept for the next pass (deficit round robin in seconds), and
-// who was left out leads it. One tenant alone has no such limit, but where there were several just now, a pass takes at
+// who was left out leads it; a tenant that found no room among the rows for any of its blocks has one in the next pass
+// before everyone else. One tenant alone has no such limit, but where there were several just now, a pass takes at
 // most twice as long as the one before: whoever sends one request after another is away for a moment only, and must not
 // come back to a long pass.
 //
@@ -30,7 +31,7 @@
 #include "decode.h"
 #include "tenants.h"
 
-enum { ENG_LEAST_PROMPT_ROWS = 4, ENG_EMPTY_PASS_ROWS = 32 };
+enum { ENG_LEAST_PROMPT_ROWS = 1, ENG_EMPTY_PASS_ROWS = 32 };
 #define ENG_OTHERS_PART 0.6
 
 struct eng_budget {

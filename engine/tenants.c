@@ -223,6 +223,6 @@ void eng_tenants_stopped(struct eng_tenants *w, const struct eng_request *r)
     w->n_active -= !t->n_running && !t->n_waiting;
     if (!t->n_running) {
         t->credit = 0;
-        t->prompts_waited = false;
+        t->prompts_waited = t->no_room = false;
     }
 }

@@ -28,6 +28,8 @@ struct eng_tenant {
     // Of the pass being filled (budget.c).
     double credit, alone; // time it may still add; time of its rows without the others
     bool served;          // has rows
+    bool no_room;         // some of its blocks did not fit what the others left of the rows
+    bool squeezed;        // that was so in the last pass, and nothing of it was served
     bool prompts_waited;  // had prompts and no rows for them in the last pass
     int32_t first, last;  // its running requests, a chain of indices
     int32_t n_decoders, n_prompts;

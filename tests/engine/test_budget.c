@@ -262,6 +262,45 @@ static void test_blocks_are_saved_for(void **state)
     close_world(&w);
 }
 
+// The light tenant's rows leave no room for a block, in any pass.
+static void test_blocks_find_room_beside_many_rows(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w, 64, 1.6, linear_cost(1e-2, 1e-6));
+    for (int i = 0; i < 60; i++)
+        add(&w, 0, ENG_MODE_AR, 32, 0)->seq.age = (uint64_t)i;
+    for (int i = 60; i < 63; i++)
+        add(&w, 1, ENG_MODE_SELF_SPECULATION, 32, 0)->seq.age = (uint64_t)i;
+    int32_t waited[63] = {0};
+    for (int i = 0; i < 100; i++) {
+        pass(&w);
+        for (int32_t k = 0; k < w.n; k++) {
+            int32_t *n = &waited[w.running[k]->seq.age];
+            *n = w.running[k]->seq.step_rows ? 0 : *n + 1;
+            assert_true(*n <= 6);
+        }
+    }
+    close_world(&w);
+}
+
+// Two tenants with prompts beside decoders: neither takes all of the time that prompts have.
+static void test_tenants_share_the_time_of_prompts(void **state)
+{
+    (void)state;
+    struct world w;
+    open_world(&w, 2048, 1.6, linear_cost(1e-2, 1e-4));
+    for (int i = 0; i < 2; i++)
+        add(&w, i, ENG_MODE_AR, 32, 0);
+    struct eng_request *a = add(&w, 0, ENG_MODE_AR, 32, 4000), *b = add(&w, 1, ENG_MODE_AR, 32, 4000);
+    for (int i = 0; i < 40; i++) {
+        pass(&w);
+        advance(&w);
+    }
+    assert_true(a->seq.n_kv > 1000 && a->seq.n_kv < 2 * b->seq.n_kv && b->seq.n_kv < 2 * a->seq.n_kv);
+    close_world(&w);
+}
+
 static void test_equal_tenants_fill_the_pass(void **state)
 {
     (void)state;
@@ -350,6 +389,8 @@ int main(void)
         cmocka_unit_test(test_a_light_tenant_bounds_the_pass),
         cmocka_unit_test(test_rows_that_cost_nothing_are_not_held_back),
         cmocka_unit_test(test_blocks_are_saved_for),
+        cmocka_unit_test(test_blocks_find_room_beside_many_rows),
+        cmocka_unit_test(test_tenants_share_the_time_of_prompts),
         cmocka_unit_test(test_equal_tenants_fill_the_pass),
         cmocka_unit_test(test_without_a_model_rows_stand_for_time),
         cmocka_unit_test(test_decoders_do_not_keep_their_tenants_prompts_out),
