@@ -97,14 +97,14 @@ def check_prompts(args, with_budget, without):
     alone, beside, rates = {}, {}, {}
     for _ in range(args.rounds):
         for name, load in loads:
-            alone.setdefault(name, []).append(load.beside(None, streams, "prompt_tokens_total")[0]["itl_ms"])
-            result, rate = load.beside(prompts, streams, "prompt_tokens_total")
+            alone.setdefault(name, []).append(load.beside(None, streams, "forward_rows_sum")[0]["itl_ms"])
+            result, rate = load.beside(prompts, streams, "forward_rows_sum")
             beside.setdefault(name, []).append(result["itl_ms"])
             rates.setdefault(name, []).append(rate)
     for name, _ in loads:
         a, b = alone[name], beside[name]
         print(f"  {name:<16} alone p50 {ms(a, 'p50')}  p99 {ms(a, 'p99')} ms   with prompts p50 {ms(b, 'p50')}  p99 {ms(b, 'p99')} ms   "
-              f"p99 ratio {statistics.median(y['p99'] / x['p99'] for x, y in zip(a, b)):6.2f}   {statistics.median(rates[name]):7.0f} prompt tokens/s")
+              f"p99 ratio {statistics.median(y['p99'] / x['p99'] for x, y in zip(a, b)):6.2f}   {statistics.median(rates[name]):7.0f} rows/s")
     rounds = [b["p99"] / a["p99"] for a, b in zip(alone["with the budget"], beside["with the budget"])]
     return verdict("p99 ratio with the budget", rounds, args.bound)
 
