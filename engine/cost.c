@@ -21,6 +21,9 @@ enum {
 static const double trusted_error = 0.05; // a sample that fits this well has full weight
 static const double clip = 0.5;           // of one observation's logarithm
 static const double least_rate = 1.0 / 32;
+// Of what is known of passes of one size, after which it counts for 1 / e of what it did.
+static const double memory_s = 15;
+static const float most_trust = 64;
 
 // ---- prediction -----------------------------------------------------------------------------------------------------
 
@@ -257,13 +260,17 @@ void eng_cost_observe(struct eng_cost_live *live, const struct eng_cost *cost, c
     double x = log(predicted / seconds);
     follow(&live->all, &live->n, x);
     follow(&live->of_rows[k], &live->n_of_rows[k], x);
+    float left = (float)exp(-seconds / memory_s);
+    for (int i = 0; i < ENG_COST_ROW_CLASSES; i++)
+        live->trust[i] *= left;
+    live->trust[k] = fminf(live->trust[k] + 1, most_trust);
 }
 
 double eng_cost_expect(const struct eng_cost *cost, const struct eng_cost_live *live, const struct eng_cost_pass *pass)
 {
     int32_t k = class_of(pass->rows);
-    double n = live->n_of_rows[k];
-    double correction = (n * live->of_rows[k] + CLASS_PRIOR * live->all) / (n + CLASS_PRIOR);
+    double trust = live->trust[k];
+    double correction = (trust * live->of_rows[k] + CLASS_PRIOR * live->all) / (trust + CLASS_PRIOR);
     return eng_cost_predict(cost, pass) / exp(correction);
 }
 

@@ -82,6 +82,7 @@ int32_t eng_cost_crossover(const struct eng_cost *cost, int32_t context, int32_t
 struct eng_cost_live {
     double all, of_rows[ENG_COST_ROW_CLASSES];
     uint32_t n, n_of_rows[ENG_COST_ROW_CLASSES];
+    float trust[ENG_COST_ROW_CLASSES]; // in of_rows: observations, fewer with every second since
 };
 
 // One pass took `seconds` (> 0; otherwise it is ignored). A pass counts at most as one that is off by a factor of 1.65
@@ -90,7 +91,8 @@ struct eng_cost_live {
 void eng_cost_observe(struct eng_cost_live *live, const struct eng_cost *cost, const struct eng_cost_pass *pass,
                       double seconds);
 // Seconds of a pass as this process sees them at present: the prediction, corrected by passes of about as many rows
-// as far as there were any, else by all.
+// as far as there were any of late, else by all: what was slow while somebody else used the machine is not held against
+// a mode for ever.
 double eng_cost_expect(const struct eng_cost *cost, const struct eng_cost_live *live, const struct eng_cost_pass *pass);
 // predicted / actual over all passes; 1 before the first.
 double eng_cost_error_ratio(const struct eng_cost_live *live);

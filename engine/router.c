@@ -10,11 +10,14 @@ static const int64_t plan_ns = 1000 * 1000;           // how long a plan is good
 static const int64_t steady_ns = INT64_C(2000000000); // between two changes while the load stays
 static const double clearly = 1.03;                   // how much better a change must be
 static const double host_rate = 1.0 / 64;
+static const float worth_hoping = 0.8f; // of the tokens hoped for, what is known must be less
 enum {
     most_planned = 50, // requests beyond which a plan is good for no longer
     plain_tokens = 64, // in AR, after which a request's own acceptance is half forgotten
     trial_drafts = 6,
-    trial_pause = 50 // passes between two trials, for every pass of one
+    trial_failure = 3, // drafts of a trial that one counts for of which nothing was accepted
+    trial_block = 8,   // at most
+    trial_pause = 50   // passes between two trials, for every pass of one
 };
 
 const char *eng_cause_name(enum eng_cause cause)
@@ -33,6 +36,15 @@ static bool same_load(int32_t n, int32_t before)
     return difference * 16 <= before;
 }
 
+// Drafts are known to be worse than one would hope: only then can a trial change the plan.
+static bool hopes_for_more(const struct eng_request *r, int32_t block_length)
+{
+    float hoped[ENG_BLOCK_LENGTHS];
+    int k = eng_block_index(block_length);
+    eng_acceptance_hope(hoped);
+    return r->seq.routing.tokens[k] < worth_hoping * hoped[k];
+}
+
 // Lets one of those that were not decided yet try blocks, if it is time for that.
 static void offer_trial(struct eng_router *router, struct eng_request *const *running, int32_t n, int64_t now_ns)
 {
@@ -46,9 +58,11 @@ static void offer_trial(struct eng_router *router, struct eng_request *const *ru
             continue;
         int32_t cap = eng_plan_hope(&router->rules, running, n, router->host_s);
         router->trial_ns = now_ns + (int64_t)(2e9 * trial_drafts * trial_pause * plan->seconds);
-        if (cap) {
+        if (cap && hopes_for_more(r, cap)) {
             r->seq.routing.trial = trial_drafts;
-            r->seq.routing.trial_block = r->block_free ? cap : r->params.block_length;
+            r->seq.routing.trial_block = !r->block_free      ? r->params.block_length
+                                         : cap < trial_block ? cap
+                                                             : trial_block;
         }
         return;
     }
@@ -303,7 +317,8 @@ void eng_router_learn(struct eng_router *router, struct eng_request *r, const st
         router->experience.learned_ns = now_ns;
         if (own->trial && v.kept * 2 > v.n)
             router->trial_ns = now_ns;
-        own->trial -= own->trial > 0;
+        int32_t used = v.kept ? 1 : trial_failure;
+        own->trial = own->trial > used ? own->trial - used : 0;
     } else if (run->denoise_passes) {
         eng_denoising_learn(&router->experience, s->rows, run->denoise_passes);
         router->experience.learned_ns = now_ns;
