@@ -61,6 +61,8 @@ static const struct parameter of_requests[] = {
     REQUEST(BOOL, skip_special, 20, false),
     REQUEST(BOOL, stream_draft, 20, true),
     REQUEST(TEXT, cache_salt, 25, NAME_ONE, NAME_TWO),
+    REQUEST(INT32, priority, 40, -5, 1, 5),
+    REQUEST(INT32, tenant, 50, 1, 2, 200),
     REQUEST(INT64, timeout_ms, 8, 1, 2, 5, 20, 1000),
     REQUEST(FLOAT, threshold, 40, 0.05, 0.5, 0.9, 1),
     REQUEST(INT32, steps, 30, 1, 2, 4, 8, 64),
