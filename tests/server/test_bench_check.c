@@ -54,6 +54,21 @@ static void test_a_good_stream_in_pieces_of_any_size(void **state)
     }
 }
 
+// A random model's answer with U+0000 in it used to count as an error.
+static void test_an_answer_may_hold_any_character(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"\\u0000", "a\\u0000\\u0000b", "\\\\u0000", "\\\\\\u0000\\n", "\\\"\\u0000"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        snprintf(stream, sizeof stream,
+                 ROLE HEAD "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},\"finish_reason\":null,"
+                           "\"token_ids\":[1,2,3]}]}\n\n" FINISH("length") USAGE DONE,
+                 texts[i]);
+        if (check_as(&chat, stream, 7))
+            fail_msg("%s: %s", texts[i], k.error);
+    }
+}
+
 static void test_a_stream_cut_at_any_byte_is_wrong(void **state)
 {
     (void)state;
@@ -164,6 +179,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_good_stream_in_pieces_of_any_size),
+        cmocka_unit_test(test_an_answer_may_hold_any_character),
         cmocka_unit_test(test_a_stream_cut_at_any_byte_is_wrong),
         cmocka_unit_test(test_everything_that_can_be_wrong),
         cmocka_unit_test(test_an_answer_that_ended_by_itself),
