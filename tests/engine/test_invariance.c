@@ -15,6 +15,7 @@
 #include "client.h"
 
 enum { N_PROMPTS = 200, MAX_PROMPT = 56 };
+static int n_prompts = N_PROMPTS;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 static int n_alone = 12; // one at a time takes longest
 #else
@@ -37,7 +38,7 @@ static int free_truth(void **state)
 {
     (void)state;
     for (int t = 0; t < N_TEMPERATURES; t++)
-        for (int i = 0; i < N_PROMPTS; i++)
+        for (int i = 0; i < n_prompts; i++)
             answer_free(&truth[t][i]);
     return 0;
 }
@@ -81,7 +82,7 @@ static int make_prompts(void **state)
     open_engine(&c, (struct setting){.max_sequences = 1, .max_step_rows = 64, .page_size = 16, .cpu_mask = ~0u});
     FILE *f = fopen(TRIMODE_SOURCE_DIR "/scripts/train/heldout.jsonl", "rb");
     assert_non_null(f);
-    for (int i = 0; i < N_PROMPTS; i++) {
+    for (int i = 0; i < n_prompts; i++) {
         uint64_t random = (uint64_t)i + 1;
         if (i % 2) {
             prompts[i].n = client_chat_prompt(c.engine, f, prompts[i].ids, MAX_PROMPT);
@@ -127,11 +128,11 @@ static void run_in_company(struct setting s, bool keep)
     struct client c;
     open_engine_with(&c, s, !keep);
     for (int t = 0; t < N_TEMPERATURES; t++)
-        for (int i = 0; i < N_PROMPTS; i++)
+        for (int i = 0; i < n_prompts; i++)
             submit(&c, &got[t][i], s, i, t);
     client_close(&c);
     for (int t = 0; t < N_TEMPERATURES; t++)
-        for (int i = 0; i < N_PROMPTS; i++) {
+        for (int i = 0; i < n_prompts; i++) {
             assert_true(got[t][i].finish == ENG_FINISH_LENGTH || got[t][i].finish == ENG_FINISH_STOP);
             if (keep) {
                 truth[t][i] = got[t][i];
@@ -340,6 +341,7 @@ int main(void)
     const char *type = getenv("TRIMODE_TEST_KV_TYPE");
     if (type) {
         kv_type = type;
+        n_prompts = 60; // what is not of the type is tested with f32
         n_alone = n_alone < 40 ? n_alone : 40;
     }
     const struct CMUnitTest tests[] = {
