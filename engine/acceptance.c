@@ -89,6 +89,7 @@ void eng_acceptance_learn(struct eng_acceptance *own, struct eng_experience *all
     int k = eng_block_index(v->n + 1);
     all->drafts[k] = all->drafts[k] * all_decay + (float)(v->n + 1);
     all->verified[k] = all->verified[k] * all_decay + (float)(v->judged + 1);
+    all->share[k] = all->verified[k] / all->drafts[k];
 }
 
 void eng_acceptance_forget(struct eng_acceptance *own)
@@ -171,8 +172,8 @@ int32_t eng_rows_worth_verifying(const struct eng_experience *all, const float *
 
 float eng_verified_share(const struct eng_experience *all, int32_t rows)
 {
-    int k = eng_block_index(rows);
-    return all->drafts[k] > 0 ? all->verified[k] / all->drafts[k] : 1;
+    float share = all->share[eng_block_index(rows)];
+    return share > 0 ? share : 1;
 }
 
 float eng_denoising_tokens(const struct eng_experience *all, int32_t rows)

@@ -38,6 +38,7 @@ struct eng_experience {
     struct eng_acceptance prior;
     float sure_tried[ENG_CONFIDENCE_CLASSES], sure_kept[ENG_CONFIDENCE_CLASSES];
     float drafts[ENG_BLOCK_LENGTHS], verified[ENG_BLOCK_LENGTHS]; // rows
+    float share[ENG_BLOCK_LENGTHS];                               // verified / drafts; 0: none yet
     float blocks[ENG_BLOCK_LENGTHS], passes[ENG_BLOCK_LENGTHS];   // of diffusion: denoise passes
     float hoped[ENG_BLOCK_LENGTHS]; // [0] above 0: believed of every request, whatever it is known to do
     int64_t learned_ns, faded_ns;   // when something was last learned, and forgotten

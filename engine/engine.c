@@ -131,39 +131,21 @@ static bool take(struct eng_engine *e)
 
 // ---- route ----------------------------------------------------------------------------------------------------------
 
-static void set_mode(struct eng_engine *e, struct eng_seq *q, const struct eng_route *to)
+static void count_change(void *engine, struct eng_request *r, enum eng_mode before, const struct eng_route *to)
 {
-    if (q->mode == ENG_MODE_AUTO) {
+    struct eng_engine *e = engine;
+    if (before == ENG_MODE_AUTO) {
         e->counters.now.decisions[to->mode]++;
-        q->stats.cause = to->cause;
-    } else if (q->mode != to->mode) {
-        e->counters.now.switches[q->mode][to->mode]++;
-        q->stats.switches++;
+        r->seq.stats.cause = to->cause;
+    } else if (before != to->mode) {
+        e->counters.now.switches[before][to->mode]++;
+        r->seq.stats.switches++;
     }
-    eng_seq_set_mode(q, to->mode, to->block_length, to->reason);
 }
 
-// A decision takes about a tenth of a microsecond, so a full house is not asked in one step.
-enum { MOST_LOOKED_AT = 64 };
-
-// Decides for the running sequences that stand between two cycles.
 static void route(struct eng_engine *e)
 {
-    int64_t now = eng_now_ns();
-    int32_t looked_at = 0;
-    eng_router_plan(&e->router, e->sched.running, e->sched.n_running, now);
-    for (int32_t i = 0; i < e->sched.n_running; i++) {
-        struct eng_request *r = e->sched.running[i];
-        struct eng_route to;
-        if (!eng_seq_at_boundary(&r->seq) || eng_router_is_settled(&e->router, r))
-            continue;
-        if (looked_at++ >= MOST_LOOKED_AT && r->seq.mode != ENG_MODE_AUTO)
-            continue; // in the next step
-        bool changed = eng_router_wants(&e->router, r, now, &to);
-        if (changed)
-            set_mode(e, &r->seq, &to);
-        eng_router_follow(&e->router, r, changed, now);
-    }
+    eng_router_route(&e->router, e->sched.running, e->sched.n_running, eng_now_ns(), count_change, e);
 }
 
 // ---- schedule -------------------------------------------------------------------------------------------------------
@@ -257,19 +239,8 @@ static bool wait_for(struct eng_engine *e, struct eng_step *step)
 // Nobody whose cycle ends with this step would then be sent to another mode.
 static bool modes_stay(struct eng_engine *e, const struct eng_step *flying)
 {
-    int64_t now = eng_now_ns();
-    int32_t looked_at = 0;
-    eng_router_plan(&e->router, e->sched.running, e->sched.n_running, now);
-    for (int32_t i = 0; i < flying->batch.n_segments && looked_at < MOST_LOOKED_AT; i++) {
-        struct eng_request *r = flying->planned[i];
-        if (!r || !eng_seq_at_boundary(&r->seq) || eng_router_is_settled(&e->router, r))
-            continue;
-        looked_at++;
-        if (eng_router_wants(&e->router, r, now, NULL))
-            return false;
-        eng_router_follow(&e->router, r, false, now);
-    }
-    return true;
+    return eng_router_all_stay(&e->router, e->sched.running, e->sched.n_running, flying->planned,
+                               flying->batch.n_segments, eng_now_ns());
 }
 
 // Plans and submits the step after `flying`. NULL when it has to wait for flying's choices.

@@ -50,7 +50,7 @@ struct eng_route_option eng_plan_speculation(const struct eng_experience *all, c
     if (rows < 2)
         return (struct eng_route_option){ENG_MODE_SELF_SPECULATION, block_length, 1, {1, 1}};
     float tokens = tokens_of(all, q)[eng_block_index(rows)];
-    int32_t verified = (int32_t)lroundf((float)rows * eng_verified_share(all, rows));
+    int32_t verified = (int32_t)((float)rows * eng_verified_share(all, rows) + 0.5f);
     return (struct eng_route_option){ENG_MODE_SELF_SPECULATION,
                                      block_length,
                                      (tokens < (float)rows ? tokens : (float)rows) / 2,

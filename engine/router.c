@@ -15,9 +15,10 @@ enum {
     most_planned = 50, // requests beyond which a plan is good for no longer
     plain_tokens = 64, // in AR, after which a request's own acceptance is half forgotten
     trial_drafts = 6,
-    trial_failure = 3, // drafts of a trial that one counts for of which nothing was accepted
-    trial_block = 8,   // at most
-    trial_pause = 50   // passes between two trials, for every pass of one
+    trial_failure = 3,   // drafts of a trial that one counts for of which nothing was accepted
+    trial_block = 8,     // at most
+    most_looked_at = 64, // a decision takes about a tenth of a microsecond
+    trial_pause = 50     // passes between two trials, for every pass of one
 };
 
 const char *eng_cause_name(enum eng_cause cause)
@@ -229,11 +230,6 @@ static void say(const struct eng_router *router, const struct eng_request *r, co
 
 // ---- decisions ------------------------------------------------------------------------------------------------------
 
-bool eng_router_is_settled(const struct eng_router *router, const struct eng_request *r)
-{
-    return r->seq.mode != ENG_MODE_AUTO && r->seq.routing.plan == router->plan.number;
-}
-
 bool eng_router_wants(const struct eng_router *router, const struct eng_request *r, int64_t now_ns,
                       struct eng_route *ret)
 {
@@ -281,6 +277,52 @@ void eng_router_follow(const struct eng_router *router, struct eng_request *r, b
     struct eng_route_option o = present(router, r);
     own->predicted = plan->measured ? (float)(o.tokens / plan->seconds) : 0;
 }
+
+// Between two cycles, and not looked at since the plan was made or something was learned of it.
+static bool is_due(const struct eng_router *router, const struct eng_request *r)
+{
+    const struct eng_seq *q = &r->seq;
+    return eng_seq_at_boundary(q) && (q->mode == ENG_MODE_AUTO || q->routing.plan != router->plan.number);
+}
+
+void eng_router_route(struct eng_router *router, struct eng_request *const *running, int32_t n, int64_t now_ns,
+                      eng_router_changed *changed, void *user)
+{
+    int32_t looked_at = 0;
+    eng_router_plan(router, running, n, now_ns);
+    for (int32_t i = 0; i < n; i++) {
+        struct eng_request *r = running[i];
+        struct eng_route to;
+        enum eng_mode before = r->seq.mode;
+        if (!is_due(router, r) || (looked_at++ >= most_looked_at && before != ENG_MODE_AUTO))
+            continue;
+        bool changes = eng_router_wants(router, r, now_ns, &to);
+        if (changes)
+            eng_seq_set_mode(&r->seq, to.mode, to.block_length, to.reason);
+        eng_router_follow(router, r, changes, now_ns);
+        if (changes)
+            changed(user, r, before, &to);
+    }
+}
+
+bool eng_router_all_stay(struct eng_router *router, struct eng_request *const *running, int32_t n,
+                         struct eng_request *const *parts, int32_t n_parts, int64_t now_ns)
+{
+    int32_t looked_at = 0;
+    eng_router_plan(router, running, n, now_ns);
+    for (int32_t i = 0; i < n_parts && looked_at < most_looked_at; i++) {
+        struct eng_request *r = parts[i];
+        if (!r || !is_due(router, r))
+            continue;
+        looked_at++;
+        if (eng_router_wants(router, r, now_ns, NULL))
+            return false;
+        eng_router_follow(router, r, false, now_ns);
+    }
+    return true;
+}
+
+// ---- drafts ---------------------------------------------------------------------------------------------------------
 
 int32_t eng_router_verified_rows(const struct eng_router *router, const struct eng_request *r)
 {

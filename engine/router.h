@@ -37,17 +37,26 @@ struct eng_route {
     char reason[160]; // one sentence with numbers
 };
 
-// Makes a new plan if the running requests are others in number, or the present plan is older than a millisecond
-// for each of them (at most 50).
-// Every running request must have been through here before the functions below are asked about it.
+// Told of a request that has taken another mode or block length. before: the mode it had; AUTO: this is its first.
+typedef void eng_router_changed(void *user, struct eng_request *r, enum eng_mode before, const struct eng_route *to);
+
+// Decides for those running requests that stand between two cycles. With a new plan some 64 of them are looked at, the
+// others in the next calls, so that no step waits for all.
+void eng_router_route(struct eng_router *router, struct eng_request *const *running, int32_t n, int64_t now_ns,
+                      eng_router_changed *changed, void *user);
+// None of `parts` (n_parts, some may be NULL; all of them run) that stands between two cycles would be sent to another
+// mode now. As above, some 64 of them are looked at.
+bool eng_router_all_stay(struct eng_router *router, struct eng_request *const *running, int32_t n,
+                         struct eng_request *const *parts, int32_t n_parts, int64_t now_ns);
+
+// The parts of these. First a new plan, if the running requests are others in number, or the present one is older than
+// a millisecond for each of them (at most 50).
 void eng_router_plan(struct eng_router *router, struct eng_request *const *running, int32_t n, int64_t now_ns);
-// It has followed the present plan, and nothing was learned of it since.
-bool eng_router_is_settled(const struct eng_router *router, const struct eng_request *r);
-// Another mode or block length than it has, now, between two cycles? ret, if not NULL, is filled when it is true.
+// Then: another mode or block length than it has, now, between two cycles? ret, if not NULL, is filled when it is true.
 bool eng_router_wants(const struct eng_router *router, const struct eng_request *r, int64_t now_ns,
                       struct eng_route *ret);
-// Brings what the request carries of the plan up to date (price of a row, predicted speed); changed: it has just taken
-// another mode or block length. Between two cycles.
+// Last, what the request carries of the plan (price of a row, predicted speed); changed: it has just taken another mode
+// or block length.
 void eng_router_follow(const struct eng_router *router, struct eng_request *r, bool changed, int64_t now_ns);
 
 // A draft has come back: how many of its rows are worth verifying, 1 .. rows. None behind a drafted end of the text.

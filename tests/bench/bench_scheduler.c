@@ -1,6 +1,6 @@
-// What the scheduling of one pass costs: taking new requests in, admission, filling the pass, planning the one after,
-// and the bookkeeping of its commit, with 256 requests running in mixed modes and 10,000 waiting. No model runs: the
-// choices of a pass are made up between the timed parts, and so is what the modes do with them.
+// What the scheduling of one pass costs: taking new requests in, admission, the router, filling the pass, planning the
+// one after, and the bookkeeping of its commit, with 256 requests running in mixed modes and 10,000 waiting. No model
+// runs: the choices of a pass are made up between the timed parts, and so is what the modes do with them.
 //
 // Times are of the thread's CPU.
 //
@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "events.h"
+#include "router.h"
 #include "sample.h"
 #include "scheduler.h"
 
@@ -32,6 +33,8 @@ struct world {
     struct eng_event_builder builder;
     struct eng_cost cost;
     struct eng_cost_live live;
+    struct eng_router router;
+    int64_t now_ns; // of the passes, which last 10 ms each
     int32_t n_tenants;
     uint64_t next_age;
 };
@@ -53,7 +56,7 @@ static void *must(void *p)
 
 static struct eng_request *make(struct world *w)
 {
-    static const enum eng_mode modes[] = {ENG_MODE_AR, ENG_MODE_SELF_SPECULATION, ENG_MODE_DIFFUSION, ENG_MODE_AR};
+    static const enum eng_mode modes[] = {ENG_MODE_AUTO, ENG_MODE_SELF_SPECULATION, ENG_MODE_DIFFUSION, ENG_MODE_AUTO};
     struct eng_request_limits limits = {
         .n_vocab = VOCAB, .max_context = CONTEXT, .modes = 15, .block_length = BLOCK, .threshold = 0.9f};
     int32_t prompt[N_PROMPT];
@@ -73,6 +76,14 @@ static struct eng_request *make(struct world *w)
     return r;
 }
 
+static void look_away(void *user, struct eng_request *r, enum eng_mode before, const struct eng_route *to)
+{
+    (void)user;
+    (void)r;
+    (void)before;
+    (void)to;
+}
+
 // Every choice is some token; four of each verified block are right.
 static void choose(struct eng_batch *b)
 {
@@ -84,16 +95,22 @@ static void choose(struct eng_batch *b)
     }
 }
 
-static void decode(struct world *w, const struct eng_batch *b, const struct eng_segment *s, struct eng_request *r)
-{
-    struct eng_run run = {0};
+// What a segment's choices became.
+struct decoded {
+    struct eng_run run;
     int32_t taken;
+};
+
+static void decode(struct world *w, const struct eng_batch *b, const struct eng_segment *s, struct eng_request *r,
+                   struct decoded *ret)
+{
+    *ret = (struct decoded){0};
     if (s->kind == ENG_PASS_PREFILL)
-        eng_decode_prompt_commit(&r->seq, s, b->choices + s->first_wanted, &run);
+        eng_decode_prompt_commit(&r->seq, s, b->choices + s->first_wanted, &ret->run);
     else
-        eng_decode_of(r->seq.mode)->commit(&r->seq, b, s, &run);
+        eng_decode_of(r->seq.mode)->commit(&r->seq, b, s, &ret->run);
     eng_event_builder_reset(&w->builder);
-    if (eng_seq_append(&r->seq, &run, &w->builder, &taken))
+    if (eng_seq_append(&r->seq, &ret->run, &w->builder, &ret->taken))
         abort();
 }
 
@@ -103,6 +120,7 @@ static int64_t pass(struct world *w)
     struct eng_scheduler *s = &w->s;
     struct eng_step *step = &s->steps[0];
     static struct eng_request *fresh[N_RUNNING], *ended[N_RUNNING];
+    static struct decoded decoded[N_RUNNING];
     static int32_t n_fresh;
     while (n_fresh < N_RUNNING && s->tenants.n_waiting + n_fresh < N_WAITING)
         fresh[n_fresh++] = make(w);
@@ -111,24 +129,23 @@ static int64_t pass(struct world *w)
         eng_scheduler_add(s, fresh[--n_fresh]);
     if (eng_scheduler_admit(s))
         abort();
-    int64_t spent = cpu_ns() - start;
-    for (int32_t i = 0; i < s->n_running; i++) // the router's part
-        if (eng_seq_at_boundary(&s->running[i]->seq))
-            eng_seq_set_mode(&s->running[i]->seq, s->running[i]->mode, BLOCK, "bench");
-    start = cpu_ns();
+    w->now_ns += 10000000;
+    eng_router_route(&w->router, s->running, s->n_running, w->now_ns, look_away, NULL);
     eng_sampler_reset(&w->sampler);
     if (eng_scheduler_fill(s, &w->env, step))
         abort();
     eng_scheduler_fill_ahead(s, step, &s->steps[1]);
-    spent += cpu_ns() - start;
+    int64_t spent = cpu_ns() - start;
     choose(&step->batch);
     int32_t n = step->batch.n_segments, n_ended = 0;
     for (int32_t i = 0; i < n; i++)
-        decode(w, &step->batch, &step->batch.segments[i], step->planned[i]);
+        decode(w, &step->batch, &step->batch.segments[i], step->planned[i], &decoded[i]);
     start = cpu_ns();
     for (int32_t i = 0; i < n; i++) {
         struct eng_request *r = step->planned[i];
-        eng_scheduler_committed(s, r, step->batch.segments[i].kind == ENG_PASS_VERIFY);
+        const struct eng_segment *segment = &step->batch.segments[i];
+        eng_router_learn(&w->router, r, segment, &decoded[i].run, decoded[i].taken, w->now_ns);
+        eng_scheduler_committed(s, r, segment->kind == ENG_PASS_VERIFY);
         if (r->seq.finish != ENG_FINISH_NONE)
             ended[n_ended++] = r;
     }
@@ -158,6 +175,13 @@ static double run(int32_t n_tenants, int32_t passes)
         w->cost.knots[i] = i * i * 32;
         w->cost.slopes[i] = 1e-5;
     }
+    w->router.rules = (struct eng_plan_rules){
+        .modes = 15,
+        .auto_modes = 1u << ENG_MODE_AR | 1u << ENG_MODE_SELF_SPECULATION,
+        .draft_adapter = true,
+        .cost = &w->cost,
+        .live = &w->live,
+    };
     struct eng_scheduler_limits limits = {.max_sequences = N_RUNNING,
                                           .max_step_rows = 4096,
                                           .piece_rows = 256,

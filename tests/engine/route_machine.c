@@ -96,30 +96,26 @@ static void finish(struct state *s, struct client *c)
     begin(s, c);
 }
 
-// As engine.c's route().
+static void count_change(void *state, struct eng_request *r, enum eng_mode before, const struct eng_route *to)
+{
+    struct state *s = state;
+    (void)to;
+    for (int32_t i = 0; i < s->n && before != ENG_MODE_AUTO && s->now_s >= s->from_s; i++) {
+        struct client *c = &s->clients[i];
+        if (c->r != r)
+            continue;
+        s->result.changes++;
+        if (c->changed_s >= 0 && s->now_s - c->changed_s < s->result.shortest_between_s)
+            s->result.shortest_between_s = s->now_s - c->changed_s;
+        c->changed_s = s->now_s;
+    }
+}
+
 static void route(struct state *s)
 {
-    int64_t now = (int64_t)(s->now_s * 1e9) + 1;
     for (int32_t i = 0; i < s->n; i++)
         s->running[i] = s->clients[i].r;
-    eng_router_plan(&s->router, s->running, s->n, now);
-    for (int32_t i = 0; i < s->n; i++) {
-        struct client *c = &s->clients[i];
-        struct eng_seq *q = &c->r->seq;
-        struct eng_route to;
-        if (!eng_seq_at_boundary(q) || eng_router_is_settled(&s->router, c->r))
-            continue;
-        bool changed = eng_router_wants(&s->router, c->r, now, &to);
-        if (changed && q->mode != ENG_MODE_AUTO && s->now_s >= s->from_s) {
-            s->result.changes++;
-            if (c->changed_s >= 0 && s->now_s - c->changed_s < s->result.shortest_between_s)
-                s->result.shortest_between_s = s->now_s - c->changed_s;
-            c->changed_s = s->now_s;
-        }
-        if (changed)
-            eng_seq_set_mode(q, to.mode, to.block_length, to.reason);
-        eng_router_follow(&s->router, c->r, changed, now);
-    }
+    eng_router_route(&s->router, s->running, s->n, (int64_t)(s->now_s * 1e9) + 1, count_change, s);
 }
 
 static void draft(struct state *s, struct client *c, int32_t rows)
