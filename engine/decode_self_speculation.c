@@ -118,6 +118,7 @@ static void commit_verify(struct eng_seq *seq, const struct krn_choice *choices,
                           struct eng_run *run)
 {
     struct eng_block *b = &seq->block;
+    assert(accepted->n <= b->rows); // nobody cut the draft while all of it was being verified
     run->drafted = b->drafted - 1;
     run->blocks = 1;
     run->failed = accepted->n == 0;

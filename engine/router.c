@@ -8,7 +8,6 @@
 
 static const int64_t plan_ns = 1000 * 1000;           // how long a plan is good for, by each running request
 static const int64_t steady_ns = INT64_C(2000000000); // between two changes while the load stays
-static const double clearly = 1.03;                   // how much better a change must be
 static const double host_rate = 1.0 / 64;
 static const float worth_hoping = 0.8f; // of the tokens hoped for, what is known must be less
 enum {
@@ -240,18 +239,9 @@ bool eng_router_wants(const struct eng_router *router, const struct eng_request 
         return false;
     unsigned modes = eng_plan_modes(&router->rules, r);
     struct eng_route_option to = best_of(router, r, modes);
-    if (!first) {
-        if (same(q, &to))
-            return false;
-        if (!load_changed(plan, q)) {
-            struct eng_route_option from = present(router, r);
-            // Beyond the cap the price of a row says too little; the plan itself does not change for a trifle.
-            bool weigh = plan->measured && plan->active > 1 && from.block_length <= plan->cap;
-            if ((q->routing.changed_ns && now_ns - q->routing.changed_ns < steady_ns) ||
-                (weigh && gain(plan, &to) < gain(plan, &from) * clearly))
-                return false;
-        }
-    }
+    bool recent = q->routing.changed_ns && now_ns - q->routing.changed_ns < steady_ns;
+    if (!first && (same(q, &to) || (recent && !load_changed(plan, q))))
+        return false;
     if (ret) {
         ret->mode = to.mode;
         ret->block_length = to.block_length;

@@ -8,8 +8,7 @@
 // Where AR is best by what is known of drafts, but blocks would be if drafts were good, a new request now and then
 // tries a few, for at most a fiftieth of the passes; while they turn out well, the next one tries at once.
 //
-// Without change of load a request changes at most once in two seconds, and only for something clearly better. Engine
-// thread. Nothing here allocates.
+// Without change of load a request changes at most once in two seconds. Engine thread. Nothing here allocates.
 #pragma once
 
 #include <stdbool.h>

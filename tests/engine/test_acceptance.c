@@ -104,6 +104,23 @@ static void test_one_request_is_not_all(void **state)
     assert_true(expected[2] > 0.8f * fresh[2]);
 }
 
+// A text that becomes harder is found out although its beginning was easy.
+static void test_a_requests_own_past_fades(void **state)
+{
+    (void)state;
+    struct eng_acceptance own = {0};
+    struct eng_experience all = {0};
+    float easy[ENG_BLOCK_LENGTHS], hard[ENG_BLOCK_LENGTHS];
+    for (int i = 0; i < 230; i++) {
+        struct eng_verified v = draft(15, i < 200 ? 15 : 0, sure);
+        eng_acceptance_learn(&own, &all, &v);
+        if (i == 199)
+            eng_acceptance_expect(&own, &all, easy);
+    }
+    eng_acceptance_expect(&own, &all, hard);
+    assert_true(easy[2] > 14 && hard[2] < 7);
+}
+
 static void test_the_end_of_the_text_counts_against_long_blocks_but_not_against_confidence(void **state)
 {
     (void)state;
@@ -210,6 +227,7 @@ int main(void)
         cmocka_unit_test(test_what_is_unknown_is_believed_to_be_good),
         cmocka_unit_test(test_the_yield_of_a_block_is_learned_by_position),
         cmocka_unit_test(test_one_request_is_not_all),
+        cmocka_unit_test(test_a_requests_own_past_fades),
         cmocka_unit_test(test_the_end_of_the_text_counts_against_long_blocks_but_not_against_confidence),
         cmocka_unit_test(test_confidence_is_taken_at_what_it_has_been_worth),
         cmocka_unit_test(test_rows_are_verified_while_they_are_worth_it),

@@ -221,6 +221,23 @@ static void test_the_correction_tells_sizes_apart(void **unused)
     near(eng_cost_expect(&truth, &live, &large), eng_cost_predict(&truth, &large), 0.05);
 }
 
+// What passes of one size took while somebody else used the machine is not believed of them for ever.
+static void test_the_correction_of_a_size_that_is_not_seen_ages(void **unused)
+{
+    (void)unused;
+    struct eng_cost_live live = {0};
+    struct eng_cost_pass small = pass_of(1, 1, 100, 1, false), large = pass_of(4, 32, 100, 32, false);
+    for (int i = 0; i < 300; i++)
+        eng_cost_observe(&live, &truth, &large, 3 * eng_cost_predict(&truth, &large));
+    double second = 1 / eng_cost_predict(&truth, &small);
+    for (int i = 0; i < second; i++)
+        eng_cost_observe(&live, &truth, &small, eng_cost_predict(&truth, &small));
+    near(eng_cost_expect(&truth, &live, &large), 3 * eng_cost_predict(&truth, &large), 0.3);
+    for (int i = 0; i < 60 * second; i++)
+        eng_cost_observe(&live, &truth, &small, eng_cost_predict(&truth, &small));
+    near(eng_cost_expect(&truth, &live, &large), eng_cost_predict(&truth, &large), 0.3);
+}
+
 static void test_single_stalls_and_nonsense_hardly_move_it(void **unused)
 {
     (void)unused;
@@ -250,6 +267,7 @@ int main(void)
         cmocka_unit_test(test_the_crossover_moves_with_acceptance_and_cost),
         cmocka_unit_test(test_the_correction_converges_from_both_sides),
         cmocka_unit_test(test_the_correction_tells_sizes_apart),
+        cmocka_unit_test(test_the_correction_of_a_size_that_is_not_seen_ages),
         cmocka_unit_test(test_single_stalls_and_nonsense_hardly_move_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -302,6 +302,91 @@ static void test_where_drafts_are_known_to_fail_they_are_tried_now_and_then(void
     close_rig(g);
 }
 
+// Makes all believe that drafts are never accepted.
+static void disappoint(struct rig *g, double now_s)
+{
+    for (int k = 0; k < 40; k++) {
+        add(g, 1, params(ENG_MODE_AUTO), ENG_MODE_AUTO);
+        for (int i = 0; i < 5; i++)
+            verify(g, g->n - 1, 16, 0, now_s);
+        eng_request_free(g->r[--g->n]);
+    }
+}
+
+static void test_while_trials_turn_out_well_the_next_one_comes_at_once(void **state)
+{
+    (void)state;
+    for (int good = 0; good < 2; good++) {
+        struct rig *g = open_rig(machine_cpu(), AR | SS);
+        struct eng_route to;
+        int32_t trials = 0;
+        disappoint(g, 1);
+        for (int k = 0; k < 5; k++) {
+            add(g, 1, params(ENG_MODE_AUTO), ENG_MODE_AUTO);
+            assert_true(ask(g, 0, 1 + k * 0.002, &to));
+            for (int i = 0; i < 6 && to.mode == ENG_MODE_SELF_SPECULATION; i++)
+                verify(g, 0, to.block_length, good ? to.block_length - 1 : 0, 1 + k * 0.002);
+            trials += to.mode == ENG_MODE_SELF_SPECULATION;
+            eng_request_free(g->r[--g->n]);
+        }
+        assert_int_equal(trials, good ? 5 : 1);
+        close_rig(g);
+    }
+}
+
+// Where drafts are known to be as good as one hopes and AR is chosen all the same, a trial would tell nothing.
+static void test_nothing_is_tried_that_is_known(void **state)
+{
+    (void)state;
+    for (int known = 0; known < 2; known++) {
+        struct rig *g = open_rig(machine_cpu(), AR | SS);
+        struct eng_route to;
+        int32_t trials = 0, cases = 0;
+        for (int i = 0; known && i < 50; i++) {
+            add(g, 1, params(ENG_MODE_AUTO), ENG_MODE_AUTO);
+            verify(g, g->n - 1, 16, 14, 1);
+            eng_request_free(g->r[--g->n]);
+        }
+        if (!known)
+            disappoint(g, 1);
+        // Rows of all prices: at some of them blocks would just be faster, and AR stays since it was chosen before.
+        for (int k = 0; k < 200; k++) {
+            for (int i = 0; i < 3; i++)
+                g->cost.slopes[i] = (10 + 0.2 * k) * 1e-6;
+            add(g, 1, params(ENG_MODE_AUTO), ENG_MODE_AUTO);
+            g->router.plan = (struct eng_plan){.number = 1, .active = 50};
+            assert_true(ask(g, 0, 2 + k, &to));
+            cases += !g->router.plan.cap && eng_plan_hope(&g->router.rules, g->r, 1, 0);
+            trials += g->r[0]->seq.routing.trial > 0;
+            eng_request_free(g->r[--g->n]);
+        }
+        assert_true(cases > 0);
+        assert_true(known ? trials == 0 : trials > 0);
+        close_rig(g);
+    }
+}
+
+static void test_a_request_in_ar_forgets_its_failures(void **state)
+{
+    (void)state;
+    struct rig *g = open_rig(machine_cpu(), AR | SS);
+    struct eng_segment s = {.kind = ENG_PASS_AR, .rows = 1};
+    struct eng_run run = {.n = 1};
+    add(g, 1, params(ENG_MODE_AUTO), ENG_MODE_AUTO);
+    for (int i = 0; i < 20; i++)
+        verify(g, 0, 16, 0, 1);
+    for (int k = 0; k < 60; k++) { // the others do well meanwhile
+        add(g, 1, params(ENG_MODE_AUTO), ENG_MODE_AUTO);
+        verify(g, 1, 16, 15, 1);
+        eng_request_free(g->r[--g->n]);
+    }
+    assert_true(g->r[0]->seq.routing.tokens[2] < 2);
+    for (int i = 0; i < 500; i++)
+        eng_router_learn(&g->router, g->r[0], &s, &run, 1, 1000000000);
+    assert_true(g->r[0]->seq.routing.tokens[2] > 8);
+    close_rig(g);
+}
+
 // ---- how much of a draft is verified --------------------------------------------------------------------------------
 
 static void test_only_rows_worth_their_time_are_verified(void **state)
@@ -437,6 +522,9 @@ int main(void)
         cmocka_unit_test(test_nobody_is_slower_than_with_ar),
         cmocka_unit_test(test_a_request_changes_once_in_two_seconds_unless_the_load_does),
         cmocka_unit_test(test_where_drafts_are_known_to_fail_they_are_tried_now_and_then),
+        cmocka_unit_test(test_while_trials_turn_out_well_the_next_one_comes_at_once),
+        cmocka_unit_test(test_nothing_is_tried_that_is_known),
+        cmocka_unit_test(test_a_request_in_ar_forgets_its_failures),
         cmocka_unit_test(test_only_rows_worth_their_time_are_verified),
         cmocka_unit_test(test_auto_is_as_fast_as_the_best_fixed_mode),
         cmocka_unit_test(test_auto_is_as_fast_with_texts_of_all_kinds),
