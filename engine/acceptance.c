@@ -23,8 +23,8 @@ int eng_block_index(int32_t n)
 // Of draft position 1 .. 63.
 static int position_class(int32_t position)
 {
-    static const uint8_t of_quarter[16] = {0, 0, 8, 9, 10, 10, 11, 11, 12, 12, 12, 12, 13, 13, 13, 13};
-    return position <= 8 ? position - 1 : of_quarter[(position - 1) / 4];
+    static const uint8_t of_quarter[16] = {0, 0, 7, 8, 9, 9, 10, 10, 11, 11, 11, 11, 12, 12, 12, 12};
+    return position <= 7 ? position - 1 : of_quarter[position / 4];
 }
 
 // Finer near 1, where most drafts stand and where small differences compound.
@@ -122,6 +122,8 @@ void eng_experience_fade(struct eng_experience *all, int64_t now_ns)
 void eng_acceptance_expect(const struct eng_acceptance *own, const struct eng_experience *all,
                            float ret[ENG_BLOCK_LENGTHS])
 {
+    static const int8_t positions_log2[ENG_POSITION_CLASSES] = {[7] = 2, 2, 3, 3, 4, 4},
+                        last_of_block[ENG_POSITION_CLASSES] = {-1, -1, 0, -1, -1, -1, 1, -1, 2, -1, 3, -1, 4};
     float chances[ENG_POSITION_CLASSES], tokens = 1, reached = 1;
     float kept = pooled_weight, believed = pooled_weight;
     for (int c = 0; c < ENG_POSITION_CLASSES; c++) {
@@ -136,11 +138,17 @@ void eng_acceptance_expect(const struct eng_acceptance *own, const struct eng_ex
         float chance = worse < 1 ? chances[c] * worse : chances[c];
         chances[c] = (own->kept[c] + prior_weight * chance) / (own->tried[c] + prior_weight);
     }
-    int32_t position = 1;
-    for (int k = 0; k < ENG_BLOCK_LENGTHS; k++) {
-        for (; position < eng_block_length(k); position++)
-            tokens += reached *= chances[position_class(position)];
-        ret[k] = tokens;
+    for (int c = 0; c < ENG_POSITION_CLASSES; c++) {
+        // Over 2^n positions of one chance p the sum of p, p^2, ... is p (1 + p) (1 + p^2) (1 + p^4) ...
+        float p = chances[c], sum = p;
+        for (int doubled = positions_log2[c]; doubled > 0; doubled--) {
+            sum *= 1 + p;
+            p *= p;
+        }
+        tokens += reached * sum;
+        reached *= p;
+        if (last_of_block[c] >= 0)
+            ret[last_of_block[c]] = tokens;
     }
 }
 

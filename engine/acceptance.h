@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { ENG_POSITION_CLASSES = 14, ENG_CONFIDENCE_CLASSES = 16, ENG_BLOCK_LENGTHS = 5 };
+enum { ENG_POSITION_CLASSES = 13, ENG_CONFIDENCE_CLASSES = 16, ENG_BLOCK_LENGTHS = 5 };
 
 // 4, 8, 16, 32, 64.
 static inline int32_t eng_block_length(int i)
@@ -24,7 +24,8 @@ static inline int32_t eng_block_length(int i)
 // The index of the shortest block length that is at least n (1 .. 64).
 int eng_block_index(int32_t n);
 
-// By draft position: classes 0 .. 7 are the positions 1 .. 8, later ones are wider.
+// By draft position: classes 0 .. 6 are the positions 1 .. 7, later ones have 4, 4, 8, 8, 16 and 16 positions, so that
+// every block length ends with a class.
 struct eng_acceptance {
     float tried[ENG_POSITION_CLASSES], kept[ENG_POSITION_CLASSES];
     float drafts; // of a request: how many there were
